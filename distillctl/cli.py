@@ -1,0 +1,280 @@
+"""The command line: options, one call, an exit code.
+
+Nothing heavy is imported here (no torch, transformers, pandas, pydantic): ``distillctl --help`` is instant.
+Each command resolves its configuration and calls the function of its name in :mod:`distillctl.commands`;
+which option sets which field stands in one place, :data:`OPTION_FIELDS`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distillctl import __version__
+from distillctl.exit_codes import INTERRUPTED, errors_as_exit_codes, explain_bad_command_line
+
+if TYPE_CHECKING:
+    from distillctl.core.config import Config
+
+OPTION_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "--output-dir": lambda value: {"output_dir": value},
+    "--beta": lambda value: {"objective.semantic_loss_scale": value},
+    "--contrastive-weight": lambda value: {"objective.contrastive.weight": [value, 2 * value]},
+    "--student": lambda value: {"student.model": value},
+    "--teacher": lambda value: {"teacher.model": value},
+    "--encoder": lambda value: {"encoder.model": value},
+    "--data": lambda value: {"data.path": value},
+    "--packages": lambda value: {
+        "data.packages": [name for part in value for name in part.split(",") if name]
+    },
+    "--mask": lambda value: {"data.mask": value},
+    "--max-train-samples": lambda value: {"data.max_train_samples": value},
+    "--seed": lambda value: {"seed": value},
+    "--device": lambda value: {"device": value},
+}
+"""What each dedicated option sets in the configuration, by dotted field name."""
+
+app = typer.Typer(
+    name="distillctl",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # HF's spelling of options (--output_dir) is accepted beside the usual one.
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+
+ConfigFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config", metavar="FILE", help="YAML file, or the name of a shipped one (trident); repeatable."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any field, as in objective.jsd.temperature=2; repeatable."
+    ),
+]
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="FILE", help="JSONL records instead of the mined corpus.")
+]
+Packages = Annotated[
+    list[str] | None,
+    typer.Option("--packages", metavar="NAMES", help="Packages to mine, separated by commas; repeatable."),
+]
+Mask = Annotated[
+    str | None,
+    typer.Option("--mask", metavar="one|all", help="One assertion masked per record, or all of the test's."),
+]
+MaxTrainSamples = Annotated[
+    int | None, typer.Option("--max-train-samples", metavar="N", help="Train on this many records at most.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of everything random.")]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Empty the output directory first, if it holds a run (run.json).")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Distil encoder-decoder code models, with every loss term reaching the student and measured."""
+    if version:
+        typer.echo(f"distillctl {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command()
+def train(
+    config: ConfigFiles = None,
+    settings: Settings = None,
+    output_dir: Annotated[
+        str | None, typer.Option("--output-dir", metavar="DIR", help="Run directory.  [default: results/run]")
+    ] = None,
+    overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the output directory.")
+    ] = False,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            "--beta", "--semantic-loss-scale", metavar="X", help="Scale of the semantic loss.  [default: 5]"
+        ),
+    ] = None,
+    contrastive_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--contrastive-weight",
+            metavar="X",
+            help="Weight of the contrastive loss at the start; it rises linearly to 2X (0.1 gives 0.1 -> "
+            "0.2). 0 is "
+            "off. For another schedule: --set objective.contrastive.weight=[X,Y].",
+        ),
+    ] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            "--student", metavar="MODEL", help="Path or hub name; embedded: shaped after the teacher."
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="MODEL", help="Path or hub name; embedded: the shipped one."),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", metavar="MODEL", help="Path or hub name; teacher: the teacher's own."),
+    ] = None,
+    data: Data = None,
+    packages: Packages = None,
+    mask: Mask = None,
+    max_train_samples: MaxTrainSamples = None,
+    seed: Seed = None,
+    device: Device = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything and show the plan, without training or writing."),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Distil a student from a teacher.
+
+    Later settings override earlier ones: defaults, --config, --set, then the options below.
+    """
+    options = {
+        "--output-dir": output_dir,
+        "--beta": beta,
+        "--contrastive-weight": contrastive_weight,
+        "--student": student,
+        "--teacher": teacher,
+        "--encoder": encoder,
+        "--data": data,
+        "--packages": packages,
+        "--mask": mask,
+        "--max-train-samples": max_train_samples,
+        "--seed": seed,
+        "--device": device,
+    }
+    with errors_as_exit_codes(debug):
+        resolved = resolve(config, settings, options)
+        from distillctl.commands import train as command
+
+        command.run(resolved, overwrite=overwrite, resume=resume, dry_run=dry_run)
+
+
+@app.command()
+def teach(
+    config: ConfigFiles = None,
+    settings: Settings = None,
+    output_dir: Annotated[
+        str | None,
+        typer.Option("--output-dir", metavar="DIR", help="Run directory.  [default: results/teacher]"),
+    ] = None,
+    overwrite: Overwrite = False,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            "--student", metavar="MODEL", help="Architecture: path or hub name; embedded: the default shape."
+        ),
+    ] = None,
+    data: Data = None,
+    packages: Packages = None,
+    mask: Mask = None,
+    max_train_samples: MaxTrainSamples = None,
+    seed: Seed = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Train a teacher with plain cross-entropy on the same records.
+
+    It starts from random weights; --set student.init=pretrained fine-tunes those of --student instead.
+    """
+    options = {
+        "--output-dir": output_dir,
+        "--student": student,
+        "--data": data,
+        "--packages": packages,
+        "--mask": mask,
+        "--max-train-samples": max_train_samples,
+        "--seed": seed,
+        "--device": device,
+    }
+    with errors_as_exit_codes(debug):
+        resolved = resolve(
+            config, settings, options, {"output_dir": "results/teacher", "student.init": "random"}
+        )
+        from distillctl.commands import teach as command
+
+        command.run(resolved, overwrite=overwrite)
+
+
+@app.command()
+def prepare(
+    config: ConfigFiles = None,
+    settings: Settings = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the records to this JSONL file too."),
+    ] = None,
+    data: Data = None,
+    packages: Packages = None,
+    mask: Mask = None,
+    debug: Debug = False,
+) -> None:
+    """Mine the corpus ahead of time and show what is in it."""
+    options = {"--data": data, "--packages": packages, "--mask": mask}
+    with errors_as_exit_codes(debug):
+        resolved = resolve(config, settings, options)
+        from distillctl.commands import prepare as command
+
+        command.run(resolved, output=output)
+
+
+def resolve(
+    files: Sequence[str] | None,
+    settings: Sequence[str] | None,
+    options: Mapping[str, Any],
+    base: Mapping[str, Any] | None = None,
+) -> Config:
+    """The configuration of a command line; options that are None were not given."""
+    from distillctl.core.config import load_config
+
+    given = {option: OPTION_FIELDS[option](value) for option, value in options.items() if value is not None}
+    # --data and --packages are alternatives: either alone replaces what a config file chose of the other.
+    for option, other in (("--data", "data.packages"), ("--packages", "data.path")):
+        if option in given and not {"--data", "--packages"} <= given.keys():
+            given[option][other] = None
+    return load_config(files or (), settings or (), given, base)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    # Typer's own base class of usage errors; newer versions keep it under a private name.
+    usage_error: type[Exception] = typer.BadParameter.__bases__[0]
+    try:
+        code = typer.main.get_command(app).main(args=arguments, prog_name="distillctl", standalone_mode=False)
+    except usage_error as error:
+        return explain_bad_command_line(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """Entry point of the ``distillctl`` script."""
+    sys.exit(run())

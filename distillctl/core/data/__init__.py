@@ -1,0 +1,1 @@
+"""Records, the mined corpus, splits, and the tokenised batches made of them."""

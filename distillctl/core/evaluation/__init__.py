@@ -1,0 +1,1 @@
+"""Scores of predicted assertions, the trivial answers to beat, and the decoding that makes predictions."""

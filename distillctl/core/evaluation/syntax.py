@@ -1,0 +1,83 @@
+"""Is a predicted text valid syntax in its language? Python by ``ast``, Java by tree-sitter."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from distillctl.core.errors import DataError
+from distillctl.core.evaluation.lines import parse_python_line, split_lines
+
+if TYPE_CHECKING:
+    from tree_sitter import Node, Parser
+
+_JAVA_BEFORE = b"class Wrapper { void wrapper() {\n"
+_JAVA_AFTER = b"\n} }"  # on a line of its own: a closing line comment must not swallow it
+_JAVA_COMMENTS = {"line_comment", "block_comment"}
+# The grammar lets any expression and any declaration stand as a statement; the language does not (JLS 14.8).
+_JAVA_EXPRESSION_STATEMENTS = {
+    "assignment_expression",
+    "method_invocation",
+    "object_creation_expression",
+    "switch_expression",
+    "update_expression",
+}
+_JAVA_NOT_IN_METHODS = {"import_declaration", "module_declaration", "package_declaration"}
+
+
+def valid_syntax(text: str, language: str) -> bool:
+    """Whether a predicted text could stand in a test method. An empty text, or comments alone, could not.
+
+    Python: every line by itself is a statement inside a function, in the grammar of the running Python. Java:
+    the whole text (a text block spans lines) is one or more statements inside one method of one class, and
+    leaves exactly that class and that method. Never raises on any text; raises DataError for another
+    language.
+    """
+    if language == "python":
+        lines = split_lines(text)
+        return bool(lines) and all(parse_python_line(line) is not None for line in lines)
+    if language == "java":
+        return bool(text.strip()) and _valid_java(text)
+    raise DataError(f"language should be python or java. Found {language!r}")
+
+
+@lru_cache(maxsize=1)
+def java_parser() -> Parser:
+    """The tree-sitter parser for Java, made at the first use: Python corpora never load it."""
+    import tree_sitter
+    import tree_sitter_java
+
+    return tree_sitter.Parser(tree_sitter.Language(tree_sitter_java.language()))
+
+
+def _valid_java(text: str) -> bool:
+    try:
+        source = _JAVA_BEFORE + text.encode("utf-8") + _JAVA_AFTER
+    except UnicodeEncodeError:  # lone surrogates: no source file holds them
+        return False
+    root = java_parser().parse(source).root_node
+    if root.has_error:  # ERROR and missing nodes, anywhere
+        return False
+    declaration = _only_child(root, "class_declaration")
+    body = declaration and declaration.child_by_field_name("body")
+    method = body and _only_child(body, "method_declaration")
+    block = method and method.child_by_field_name("body")
+    if not block:
+        return False
+    # The method's braces must be ours, or the text closed the method and opened something else.
+    if block.start_byte != len(_JAVA_BEFORE) - 2 or block.end_byte != len(source) - 2:
+        return False
+    statements = [child for child in block.named_children if child.type not in _JAVA_COMMENTS]
+    return bool(statements) and all(map(_is_java_statement, statements))
+
+
+def _only_child(node: Node, kind: str) -> Node | None:
+    children = [child for child in node.named_children if child.type not in _JAVA_COMMENTS]
+    return children[0] if len(children) == 1 and children[0].type == kind else None
+
+
+def _is_java_statement(node: Node) -> bool:
+    if node.type == "expression_statement":
+        inner = [child for child in node.named_children if child.type not in _JAVA_COMMENTS]
+        return len(inner) == 1 and inner[0].type in _JAVA_EXPRESSION_STATEMENTS
+    return node.type not in _JAVA_NOT_IN_METHODS

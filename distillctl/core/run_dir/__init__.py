@@ -1,0 +1,29 @@
+"""The run directory: the only reader and writer of a run's files.
+
+config.yaml          the resolved configuration
+run.json             provenance and status
+step_metrics.csv     one row per logged optimizer step
+tensorboard/         the same scalars
+checkpoints/step-N/  what is needed to go on
+student/             the final model, with its card
+evaluation/<split>/  metrics.json and predictions.jsonl
+analysis/            what later commands make of it
+"""
+
+from distillctl.core.run_dir.directory import RunDirectory
+from distillctl.core.run_dir.files import write_atomically
+from distillctl.core.run_dir.model_card import write_model_card
+from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
+from distillctl.core.run_dir.step_log import StepLog, read_step_metrics, step_metric_columns
+
+__all__ = [
+    "RunDirectory",
+    "StepLog",
+    "git_state",
+    "hardware",
+    "library_versions",
+    "read_step_metrics",
+    "step_metric_columns",
+    "write_atomically",
+    "write_model_card",
+]

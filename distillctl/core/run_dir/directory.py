@@ -1,0 +1,266 @@
+"""The directory of one run: who may create it, and every file in it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from distillctl import __version__
+from distillctl.core.config.yaml_text import dump_yaml, parse_yaml
+from distillctl.core.errors import DataError, RunError, UsageError
+from distillctl.core.run_dir.claim import RECORD, check_claim, empty
+from distillctl.core.run_dir.files import creating, read_json, to_json, write_atomically, writing
+from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
+from distillctl.core.run_dir.step_log import StepLog, read_step_metrics
+
+STATUSES = ("running", "finished", "interrupted", "failed")
+
+
+class RunDirectory:
+    """Paths, readers and writers of a run. Get one from :meth:`create` or :meth:`open`."""
+
+    def __init__(self, path: Path) -> None:
+        # Resolved once: everything written later must lie below, whatever links the directory holds.
+        self.path = path.resolve()
+
+    @classmethod
+    def check(
+        cls,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        inputs: Iterable[str | Path] = (),
+    ) -> None:
+        """Raise what :meth:`create` would raise, touching nothing (for ``--dry-run``, and before long work).
+
+        ``inputs`` are files and folders this run reads; one inside a directory about to be emptied is
+        refused.
+        """
+        check_claim(Path(path), overwrite=overwrite, resume=resume, inputs=inputs)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        inputs: Iterable[str | Path] = (),
+    ) -> Self:
+        """Claim ``path`` for a run: made if missing, emptied with ``overwrite``, kept with ``resume``.
+
+        From here on it holds a run.json with status ``running``. Call it late, when every input has been
+        read: until then a failure leaves an older run untouched.
+
+        Raises:
+            UsageError: not empty without either flag, ``overwrite`` on a directory that holds no run,
+                ``resume``
+                without a run, or a path that cannot be written. Nothing was touched then.
+        """
+        cls.check(path, overwrite=overwrite, resume=resume, inputs=inputs)
+        run = cls(Path(path))
+        with creating(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                empty(run.path)
+        try:
+            if resume:
+                run.note(status="running", reason=None, resumed_at=_now())
+            else:
+                run.write_record(_first_record())
+        except RunError as error:  # nothing was started yet
+            raise UsageError(str(error)) from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """An existing run, to be read. Raises UsageError if ``path`` holds none."""
+        root = Path(path)
+        if not (root / RECORD).is_file():
+            raise UsageError(f"{root}: not a run directory (there is no {RECORD})")
+        return cls(root)
+
+    # --- where things are -----------------------------------------------------------------------------------
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def record_file(self) -> Path:
+        """Provenance and status."""
+        return self.path / RECORD
+
+    @property
+    def step_metrics_file(self) -> Path:
+        """One row per logged step."""
+        return self.path / "step_metrics.csv"
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of a checkpoint (not made here: a checkpoint appears whole or not at all)."""
+        return self.path / "checkpoints" / f"step-{step}"
+
+    def checkpoints(self) -> dict[int, Path]:
+        """The checkpoints there are, by step, in order."""
+        found = {}
+        for path in (self.path / "checkpoints").glob("step-*"):
+            if re.fullmatch(r"step-[0-9]+", path.name) and path.is_dir():
+                found[int(path.name.removeprefix("step-"))] = path
+        return dict(sorted(found.items()))
+
+    def folder(self, *parts: str) -> Path:
+        """A folder of the run for writing, made if missing; refused if a link leads out of the run."""
+        path = self.path.joinpath(*parts)
+        self._check_inside(path)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def student(self) -> Path:
+        """The folder of the final model, made if missing."""
+        return self.folder("student")
+
+    @property
+    def analysis(self) -> Path:
+        """The folder of plots and tables, made if missing."""
+        return self.folder("analysis")
+
+    def evaluation(self, split: str) -> Path:
+        """The folder of a split's scores, made if missing."""
+        return self.folder("evaluation", _plain_name(split))
+
+    def _check_inside(self, path: Path) -> None:
+        if not path.resolve().is_relative_to(self.path):
+            raise RunError(
+                f"{path}: a link that leads out of the run directory; nothing is written through it"
+            )
+
+    # --- writing --------------------------------------------------------------------------------------------
+
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        """Write the resolved configuration (``Config.to_dict()``)."""
+        write_atomically(self.config_file, dump_yaml(values))
+
+    def write_record(self, values: Mapping[str, Any]) -> None:
+        """Replace run.json."""
+        write_atomically(self.record_file, to_json(values) + "\n")
+
+    def note(self, **values: Any) -> None:
+        """Add facts to run.json; mappings (``fingerprints``, ``seeds``) are merged key by key."""
+        record = self.record()
+        for name, value in values.items():
+            old = record.get(name)
+            record[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
+        self.write_record(record)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the seconds spent inside to run.json (``seconds``, by phase), even if it ends with an error."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            before = self.record().get("seconds", {}).get(name, 0.0)
+            self.note(seconds={name: round(before + time.perf_counter() - start, 3)})
+
+    def finish(self, status: str, reason: str | None = None) -> None:
+        """Set the final status: ``finished``, ``interrupted`` or ``failed``, the last two with a reason."""
+        if status not in STATUSES[1:]:
+            raise ValueError(f"status should be one of {STATUSES[1:]}. Found {status!r}")
+        self.note(status=status, reason=reason, finished_at=_now())
+
+    def step_log(self, terms: Sequence[str], *, tensorboard: bool = True, append: bool = False) -> StepLog:
+        """Open step_metrics.csv, and its mirror in tensorboard/, for the active ``terms``."""
+        self._check_inside(self.step_metrics_file)
+        mirror = self.folder("tensorboard") if tensorboard else None
+        return StepLog(self.step_metrics_file, terms, tensorboard=mirror, append=append)
+
+    def write_metrics(self, split: str, metrics: Mapping[str, Any]) -> Path:
+        """Write evaluation/<split>/metrics.json."""
+        path = self.evaluation(split) / "metrics.json"
+        write_atomically(path, to_json(metrics) + "\n")
+        return path
+
+    def write_predictions(self, split: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Write evaluation/<split>/predictions.jsonl, one object a line."""
+        path = self.evaluation(split) / "predictions.jsonl"
+        write_atomically(path, "".join(to_json(row, indent=None) + "\n" for row in rows))
+        return path
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def record(self) -> dict[str, Any]:
+        """What run.json says."""
+        return read_json(self.record_file)
+
+    def config(self) -> dict[str, Any]:
+        """The values of config.yaml."""
+        try:
+            text = self.config_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{self.config_file}: cannot be read: {error}") from error
+        values = parse_yaml(text, str(self.config_file)).values
+        if not isinstance(values, dict):
+            raise DataError(f"{self.config_file}: should be a mapping of keys to values")
+        return values
+
+    def step_metrics(self) -> list[dict[str, float | None]]:
+        """The rows of step_metrics.csv; blanks are None."""
+        return read_step_metrics(self.step_metrics_file)
+
+    def metrics(self, split: str) -> dict[str, Any]:
+        """What evaluation/<split>/metrics.json says."""
+        return read_json(self.path / "evaluation" / _plain_name(split) / "metrics.json")
+
+    def predictions(self, split: str) -> list[dict[str, Any]]:
+        """The rows of evaluation/<split>/predictions.jsonl. Raises DataError naming file and line."""
+        path = self.path / "evaluation" / _plain_name(split) / "predictions.jsonl"
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: cannot be read: {error}") from error
+        return [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line]
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: should be a JSON object. Found {type(row).__name__}")
+    return row
+
+
+def _first_record() -> dict[str, Any]:
+    return {
+        "status": "running",
+        "reason": None,
+        "started_at": _now(),
+        "finished_at": None,
+        "distillctl": {"version": __version__, **git_state()},
+        "libraries": library_versions(),
+        "hardware": hardware(),
+        "seeds": {},
+        "fingerprints": {},
+        "seconds": {},
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise UsageError(f"split {name!r}: should be letters, digits, _ and - only")
+    return name

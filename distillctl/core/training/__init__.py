@@ -1,0 +1,1 @@
+"""The only training loop, its gate, checkpoints and step log."""

@@ -1,0 +1,85 @@
+"""How a command ends when something is wrong: one or two lines on stderr and the exit code of the error."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from distillctl.core.errors import CollectedUsageError, DistillError
+
+BAD_COMMAND_LINE = 2
+INTERNAL_ERROR = 5
+INTERRUPTED = 130
+MOST_MESSAGES = 20
+
+
+@contextmanager
+def errors_as_exit_codes(debug: bool) -> Iterator[None]:
+    """End the command with the exit code of what went wrong, and one or two lines on stderr about it."""
+    try:
+        yield
+    except DistillError as error:
+        _explain(error.messages if isinstance(error, CollectedUsageError) else [str(error)], debug)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        _explain(["interrupted"], debug)
+        raise typer.Exit(INTERRUPTED) from error
+    except typer.Exit:
+        raise
+    except Exception as error:  # the outermost frame: anything else is a defect, told in one line
+        _explain([_unexpected(error)], debug)
+        raise typer.Exit(INTERNAL_ERROR) from error
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory: use a smaller training.per_device_train_batch_size"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"disk full while writing {error.filename or 'results'}: free some space"
+    summary = " ".join(str(error).split())[:200]
+    return f"internal error ({type(error).__name__}: {summary}); run again with --debug for the traceback"
+
+
+def _explain(messages: Sequence[str], debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    for message in messages[:MOST_MESSAGES]:
+        typer.echo(f"error: {_printable(message)}", err=True)
+    if len(messages) > MOST_MESSAGES:
+        typer.echo(f"error: and {len(messages) - MOST_MESSAGES} more like these", err=True)
+
+
+def _printable(message: str) -> str:
+    """Control characters (of file names, keys) escaped, so that a message cannot rewrite the terminal."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message
+    )
+
+
+def explain_bad_command_line(error: Any) -> int:
+    """Print one line for what Typer refused, and return the exit code."""
+    command = error.ctx.command_path if error.ctx is not None else "distillctl"
+    if hasattr(error, "possibilities"):
+        message = _unknown_option(error.option_name, error.possibilities or ())
+    else:
+        message = " ".join(error.format_message().split())
+    _explain([f"{message} (see {command} --help)"], debug=False)
+    return BAD_COMMAND_LINE
+
+
+def _unknown_option(option: str, possibilities: Sequence[str]) -> str:
+    """Names the nearest option, or how to set the configuration field of that name."""
+    from distillctl.core.config import nearest_field
+
+    name = option.lstrip("-").replace("-", "_")
+    field = nearest_field(name)
+    near = difflib.get_close_matches(option, possibilities, n=1)
+    if field is not None and (not near or field.rpartition(".")[2] == name):
+        near = [f"--set {field}=VALUE"]
+    return f"unknown option {option}" + (f": did you mean {near[0]}?" if near else "")

@@ -1,0 +1,139 @@
+"""Critical tokens: found whole in the text that labels spell, whatever the tokenizer does to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import ByT5Tokenizer
+
+from distillctl.core.errors import RunError, UsageError
+from distillctl.core.losses.critical import CRITICAL_WORDS, CriticalTokens
+from tests.tokenizers import byte_level_bpe, metaspace_words
+
+CORPUS = [
+    "assert this.history == expected",
+    "self.assertEqual(result, True)",
+    "assert x is not None and y in items",
+    "assert_allclose(actual, desired)",
+    "assertThat(list).isEqualTo(null);",
+] * 4
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Any:
+    return byte_level_bpe(CORPUS, 300)
+
+
+def labels_of(tokenizer: Any, *texts: str) -> Tensor:
+    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    width = max(map(len, rows))
+    return torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+
+
+def marked(tokenizer: Any, language: str, text: str, extra: tuple[str, ...] = ()) -> list[str]:
+    """The runs of text that the critical tokens spell, separated by what is not critical."""
+    labels = labels_of(tokenizer, text)
+    mask = CriticalTokens(tokenizer, language, extra).mask(labels)[0].tolist()
+    runs, current = [], ""
+    for token, critical in zip(labels[0].tolist(), mask, strict=True):
+        piece = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        if critical:
+            current += piece
+        elif current:
+            runs.append(current.strip())
+            current = ""
+    return runs + ([current.strip()] if current else [])
+
+
+PYTHON = [
+    ("assert this.history == expected", ["assert", "=="]),
+    ("self.assertEqual(result, True)", ["assertEqual", "True"]),
+    ("assert x is not None", ["assert", "is", "not", "None"]),
+    ("assert y not in items and Trueish", ["assert", "not", "in"]),
+    ("tm.assert_series_equal(a, b)", ["assert_series_equal"]),
+    ("assert f(a) -> b << c >= 2", ["assert", ">="]),
+    ("assert name == 'is None' != \"x < y\"", ["assert", "==", "!="]),
+    ("reassert(asserted)", []),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), PYTHON)
+def test_python_words_when_every_byte_is_a_token(text: str, expected: list[str]) -> None:
+    found = marked(ByT5Tokenizer(), "python", text)
+    assert [run for runs in found for run in runs.split()] == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), PYTHON)
+def test_python_words_under_a_byte_level_bpe(bpe: Any, text: str, expected: list[str]) -> None:
+    # Tokens that straddle a border count whole, so a run may be longer than its word: it contains the word.
+    joined = " ".join(marked(bpe, "python", text))
+    assert all(word in joined for word in expected)
+    assert bool(joined) == bool(expected)
+
+
+def test_java_words() -> None:
+    text = "assertThat(isle).isEqualTo(null); assertTrue(a instanceof B == true);"
+    found = marked(ByT5Tokenizer(), "java", text)
+    expected = ["assertThat", "isEqualTo", "null", "assertTrue", "instanceof", "==", "true"]
+    assert [run for runs in found for run in runs.split()] == expected
+    assert marked(ByT5Tokenizer(), "java", "new ArrayList<>()") == []
+
+
+def test_a_split_name_is_marked_whole_and_a_lone_piece_is_not(bpe: Any) -> None:
+    split = labels_of(bpe, "assertNotIsInstance")
+    assert split.shape[1] > 2, "the tokenizer should split this name"
+    assert CriticalTokens(bpe, "python").mask(split).all()
+    lone = labels_of(bpe, "assertion")
+    assert not CriticalTokens(bpe, "python").mask(lone).any()
+
+
+def test_the_leading_space_of_sentencepiece_separates_words() -> None:
+    tokenizer = metaspace_words(["assert", "x", "is", "None", "island"])
+    labels = labels_of(tokenizer, "assert x is None", "island x")
+    mask = CriticalTokens(tokenizer, "python").mask(labels)
+    assert mask.tolist() == [[True, False, True, True], [False] * 4]
+
+
+def test_special_tokens_are_never_critical(bpe: Any) -> None:
+    labels = torch.tensor([[bpe.eos_token_id, bpe.convert_tokens_to_ids("<extra_id_0>"), -100]])
+    assert not CriticalTokens(bpe, "python").mask(labels).any()
+
+
+def test_the_caller_extends_the_words() -> None:
+    text = "check_that(x) and expect_all(y)"
+    assert marked(ByT5Tokenizer(), "python", text) == []
+    assert marked(ByT5Tokenizer(), "python", text, ("check_that", "expect_*")) == ["check_that", "expect_all"]
+
+
+def test_weights_rise_from_1_to_the_target_over_the_first_epoch() -> None:
+    tokenizer = ByT5Tokenizer()
+    critical = CriticalTokens(tokenizer, "python")
+    labels = labels_of(tokenizer, "a is b", "a")
+    expected = torch.tensor([[0.0, 0, 1, 1, 0, 0], [0.0] * 6])
+    for progress in (0.0, 0.25, 1.0):
+        weights = critical.token_weights(labels, target=2.0, progress_in_first_epoch=progress)
+        assert weights.dtype == torch.float32
+        assert weights.tolist() == (1 + progress * expected).tolist()
+    assert critical.token_weights(labels, 1.0, 1.0).unique().tolist() == [1.0]
+
+
+def test_bad_input_is_refused() -> None:
+    tokenizer = ByT5Tokenizer()
+    with pytest.raises(UsageError, match=r"python, java\. Found language 'cobol'"):
+        CriticalTokens(tokenizer, "cobol")
+    with pytest.raises(UsageError, match="should not be empty"):
+        CriticalTokens(tokenizer, "java", ["*"])
+    with pytest.raises(UsageError, match="should be >= 1"):
+        CriticalTokens(tokenizer, "java").token_weights(torch.zeros(1, 1).long(), 0.5, 0.0)
+    with pytest.raises(RunError, match="first epoch"):
+        CriticalTokens(tokenizer, "java").token_weights(torch.zeros(1, 1).long(), 2.0, 1.5)
+
+
+def test_the_lists_hold_what_the_design_names() -> None:
+    python = {"assert", "==", "!=", "<", "<=", ">", ">=", "is", "in", "not", "True", "False", "None"}
+    java = {"assertEquals", "assertThat", "isEqualTo", "==", "!=", "instanceof", "true", "false", "null"}
+    assert python <= set(CRITICAL_WORDS["python"])
+    assert java <= set(CRITICAL_WORDS["java"])

@@ -1,0 +1,139 @@
+"""Jensen-Shannon divergence: three references, its bounds, gating, shared ids, and the shared properties."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from torch.testing import assert_close
+
+from distillctl.core.errors import DataError, RunError, UsageError
+from distillctl.core.losses.jsd import JsdTerm, jsd_per_token
+from tests import naive
+from tests.asserts import (
+    assert_all_masked_is_differentiable_zero,
+    assert_frozen_untouched,
+    assert_gradcheck,
+    assert_ignores_padding,
+    assert_matches_naive,
+    assert_micro_batch_split_equal,
+    assert_reaches_student,
+    assert_term_gradcheck,
+)
+from tests.toys import VOCAB, World, make_world
+
+
+def teacher_of(world: World) -> torch.Tensor:
+    assert world.batch.teacher_logits is not None
+    return world.batch.teacher_logits
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
+@pytest.mark.parametrize("gating", [True, False])
+def test_matches_a_plain_loop(temperature: float, gating: bool) -> None:
+    world = make_world()
+    reference = naive.jsd(
+        world.logits.tolist(), teacher_of(world).tolist(), world.batch.labels.tolist(), temperature, gating
+    )
+    if gating:
+        # The gate is taken in single precision, as a cached log-sum-exp would be.
+        value = JsdTerm(temperature, gating=True)(world.outputs(), world.batch)
+        assert value.sum.item() == pytest.approx(reference[0], rel=1e-6)
+        assert value.count.item() == reference[1]
+    else:
+        assert_matches_naive(JsdTerm(temperature), world, reference)
+
+
+def test_matches_scipy() -> None:
+    world = make_world()
+    p, q = (torch.softmax(z, dim=-1).numpy() for z in (teacher_of(world), world.logits))
+    expected = torch.from_numpy(jensenshannon(p, q, axis=-1) ** 2)
+    assert_close(jsd_per_token(world.logits, teacher_of(world)), expected)
+
+
+def test_hand_computed_value() -> None:
+    # P = (1, 0), Q = (1/2, 1/2), M = (3/4, 1/4):
+    # 0.5 ln(4/3) + 0.5 (0.5 ln(2/3) + 0.5 ln 2)
+    teacher = torch.tensor([[[0.0, -torch.inf]]])
+    expected = 0.5 * math.log(4 / 3) + 0.25 * math.log(2 / 3) + 0.25 * math.log(2)
+    assert expected == pytest.approx(0.2158, abs=1e-4)
+    assert jsd_per_token(torch.zeros(1, 1, 2), teacher).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_zero_on_identical_symmetric_and_bounded(temperature: float) -> None:
+    world = make_world()
+    student, teacher = world.logits, teacher_of(world)
+    assert jsd_per_token(student, student, temperature).abs().max().item() == 0
+    there, back = (jsd_per_token(a, b, temperature) for a, b in ((student, teacher), (teacher, student)))
+    assert_close(there, back)
+    bound = temperature**2 * math.log(2)
+    assert there.min() > 0
+    assert there.max() < bound
+    apart = jsd_per_token(torch.tensor([[[900.0, 0.0]]]), torch.tensor([[[0.0, 900.0]]]), temperature)
+    assert apart.item() == pytest.approx(bound)
+
+
+def test_identical_logits_have_no_gradient() -> None:
+    logits = make_world().logits.requires_grad_(True)
+    jsd_per_token(logits, logits.detach()).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max().item() == 0
+
+
+def test_gradient_matches_plain_autograd_over_the_formula() -> None:
+    world = make_world()
+    logits = world.logits.requires_grad_(True)
+    tau = 2.0
+    p, q = torch.softmax(teacher_of(world) / tau, -1), torch.softmax(logits / tau, -1)
+    m = (p + q) / 2
+    plain = tau**2 * 0.5 * (p * (p / m).log() + q * (q / m).log()).sum()
+    (expected,) = torch.autograd.grad(plain, logits)
+    (found,) = torch.autograd.grad(jsd_per_token(logits, teacher_of(world), tau).sum(), logits)
+    assert_close(found, expected)
+
+
+def test_extreme_logits_stay_finite() -> None:
+    logits = torch.tensor([[[300.0, 0.0, -300.0]]], requires_grad=True)
+    value = jsd_per_token(logits, torch.tensor([[[-300.0, -torch.inf, 300.0]]]))
+    value.sum().backward()
+    assert value.item() == pytest.approx(math.log(2))
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_shared_vocab_cuts_both_explicitly() -> None:
+    world = make_world()
+    wider = torch.cat([teacher_of(world), torch.full((*world.logits.shape[:2], 4), 9.0).double()], dim=-1)
+    padded = replace(world.batch, teacher_logits=wider)
+    expected = JsdTerm()(world.outputs(), world.batch).sum
+    assert_close(JsdTerm(shared_vocab=VOCAB)(world.outputs(), padded).sum, expected)
+    with pytest.raises(DataError, match="11 wide and teacher logits 15"):
+        JsdTerm()(world.outputs(), padded)
+    with pytest.raises(DataError, match="at most 11"):
+        JsdTerm(shared_vocab=12)(world.outputs(), padded)
+
+
+def test_shared_properties() -> None:
+    world = make_world()
+    for term in (JsdTerm(), JsdTerm(temperature=2.0, gating=True), JsdTerm(shared_vocab=VOCAB)):
+        assert_reaches_student(term, world)
+        assert_term_gradcheck(term, world)
+        assert_ignores_padding(term, world)
+        assert_all_masked_is_differentiable_zero(term, world)
+        assert_micro_batch_split_equal(term, world)
+        assert_frozen_untouched(term, world)
+    assert_gradcheck(lambda z: jsd_per_token(z, teacher_of(world), 2.0), world.logits)
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(UsageError, match="temperature"):
+        JsdTerm(temperature=0.0)
+    with pytest.raises(UsageError, match="shared_vocab"):
+        JsdTerm(shared_vocab=0)
+    world = make_world()
+    with pytest.raises(RunError, match="'jsd' needs `teacher_logits`"):
+        JsdTerm()(world.outputs(), replace(world.batch, teacher_logits=None))

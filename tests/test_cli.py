@@ -1,0 +1,263 @@
+"""The command line: argv gives exactly one library call; a mistake gives one line and its exit code."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+
+import distillctl
+from distillctl import cli
+from distillctl.core.config import Config, load_config
+from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, UsageError
+
+COMMANDS = ("train", "teach", "prepare")
+
+
+@dataclass
+class Recorder:
+    """Stands in for distillctl.commands: notes every call, and raises ``error`` if there is one."""
+
+    calls: list[tuple[str, Config, dict[str, Any]]] = field(default_factory=list)
+    error: BaseException | None = None
+
+    def command(self, name: str) -> Callable[..., None]:
+        def run(config: Config, **options: Any) -> None:
+            self.calls.append((name, config, options))
+            if self.error is not None:
+                raise self.error
+
+        return run
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    package = ModuleType("distillctl.commands")
+    monkeypatch.setitem(sys.modules, "distillctl.commands", package)
+    for name in COMMANDS:
+        module = ModuleType(f"distillctl.commands.{name}")
+        module.run = recorder.command(name)  # type: ignore[attr-defined]
+        setattr(package, name, module)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return recorder
+
+
+PLAIN_TRAIN = {"overwrite": False, "resume": False, "dry_run": False}
+TEACH = ["student.init=random", "output_dir=results/teacher"]
+
+# argv, command, the settings that give the same configuration, the other arguments of the call
+CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
+    ("train", "train", [], PLAIN_TRAIN),
+    (
+        "train --beta 7 --contrastive-weight 0.2",
+        "train",
+        ["objective.semantic_loss_scale=7.0", "objective.contrastive.weight=[0.2, 0.4]"],
+        PLAIN_TRAIN,
+    ),
+    ("train --semantic-loss-scale 3", "train", ["objective.beta=3.0"], PLAIN_TRAIN),
+    ("train --semantic_loss_scale=3", "train", ["objective.beta=3.0"], PLAIN_TRAIN),
+    ("train --contrastive_weight 0", "train", ["objective.contrastive.weight=0"], PLAIN_TRAIN),
+    ("train --output_dir out", "train", ["output_dir=out"], PLAIN_TRAIN),
+    ("train --output-dir=out", "train", ["output_dir=out"], PLAIN_TRAIN),
+    ("train --student a/b", "train", ["student.model=a/b", "student.init=pretrained"], PLAIN_TRAIN),
+    ("train --teacher a/b --encoder c", "train", ["teacher.model=a/b", "encoder.model=c"], PLAIN_TRAIN),
+    ("train --data x.jsonl --mask all", "train", ["data.path=x.jsonl", "data.mask=all"], PLAIN_TRAIN),
+    ("train --packages a,b --packages c", "train", ["data.packages=[a, b, c]"], PLAIN_TRAIN),
+    ("train --set data.path=x --packages a", "train", ["data.packages=[a]"], PLAIN_TRAIN),
+    ("train --set data.packages=[a] --data x", "train", ["data.path=x"], PLAIN_TRAIN),
+    (
+        "train --max_train_samples 9 --seed 4 --device cpu",
+        "train",
+        ["data.max_train_samples=9", "seed=4", "device=cpu"],
+        PLAIN_TRAIN,
+    ),
+    ("train --set seed=4 --set seed=5", "train", ["seed=5"], PLAIN_TRAIN),
+    ("train --set seed=4 --seed 6", "train", ["seed=6"], PLAIN_TRAIN),
+    ("train --overwrite --dry_run", "train", [], {"overwrite": True, "resume": False, "dry_run": True}),
+    ("train --resume", "train", [], {"overwrite": False, "resume": True, "dry_run": False}),
+    ("teach", "teach", TEACH, {"overwrite": False}),
+    (
+        "teach --student a/b --overwrite --output-dir out --seed 1",
+        "teach",
+        [*TEACH, "student.model=a/b", "output_dir=out", "seed=1"],
+        {"overwrite": True},
+    ),
+    ("teach --set student.init=null", "teach", [TEACH[1]], {"overwrite": False}),
+    (
+        "teach --data x --mask all --max-train-samples 3 --device cpu",
+        "teach",
+        [*TEACH, "data.path=x", "data.mask=all", "data.max_train_samples=3", "device=cpu"],
+        {"overwrite": False},
+    ),
+    ("prepare", "prepare", [], {"output": None}),
+    ("prepare --packages a -o x.jsonl", "prepare", ["data.packages=[a]"], {"output": "x.jsonl"}),
+    ("prepare --data a --mask all --output o", "prepare", ["data={path: a, mask: all}"], {"output": "o"}),
+]
+
+
+@pytest.mark.parametrize(("line", "command", "settings", "options"), CALLS, ids=[call[0] for call in CALLS])
+def test_a_command_line_makes_one_call(
+    line: str, command: str, settings: list[str], options: dict[str, Any], recorder: Recorder
+) -> None:
+    assert cli.run(line.split()) == 0
+    assert recorder.calls == [(command, load_config(settings=settings), options)]
+
+
+def test_config_files_lie_below_settings(recorder: Recorder) -> None:
+    assert cli.run(["train", "--config", "trident", "--set", "seed=5", "--beta", "2"]) == 0
+    expected = load_config(["trident"], ["seed=5", "objective.beta=2.0"])
+    assert recorder.calls == [("train", expected, PLAIN_TRAIN)]
+
+
+def test_every_dedicated_option_sets_a_field_and_belongs_to_train() -> None:
+    group: Any = typer.main.get_command(cli.app)
+    spelled = {name for parameter in group.commands["train"].params for name in parameter.opts}
+    assert set(cli.OPTION_FIELDS) <= spelled
+    assert set(group.commands) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_option_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: distillctl {command}" in shown
+    group: Any = typer.main.get_command(cli.app)
+    for parameter in group.commands[command].params:
+        assert parameter.help, f"{command} {parameter.opts} has no help"
+        assert parameter.opts[0] in shown
+
+
+def test_the_contrastive_schedule_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["train", "--help"])
+    assert "0.1 -> 0.2" in " ".join(capsys.readouterr().out.split())
+
+
+def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"distillctl {distillctl.__version__}\n"
+    assert cli.run([]) == 2
+    assert "Commands:" in capsys.readouterr().out
+
+
+BAD_COMMAND_LINES = [
+    ("train --bta 5", "unknown option --bta: did you mean --beta?"),
+    ("train --contrastive_wait 5", "did you mean --contrastive-weight?"),
+    ("train --learning_rate 5", "did you mean --set training.learning_rate=VALUE?"),
+    ("train --qqqq", "unknown option --qqqq (see distillctl train --help)"),
+    ("trian", "did you mean 'train'?"),
+    ("train extra", "unexpected extra argument"),
+    ("train --seed", "requires an argument"),
+    ("train --seed x", "--seed"),
+    ("train --beta -1", "--beta: objective.semantic_loss_scale should be greater than 0. Found -1.0"),
+    ("train --contrastive-weight -1", "objective.contrastive.weight.start should be at least 0"),
+    ("train --mask some", "--mask: data.mask should be 'one' or 'all'"),
+    ("train --device gpu", "--device: device should be auto, cpu"),
+    ("train --data a --packages b", "choose one"),
+    ("train --packages ,", "packages is empty"),
+    ("train --set objective.jsd.temprature=2", "did you mean objective.jsd.temperature?"),
+    ("train --config nowhere.yaml", "config 'nowhere.yaml': there is no such file"),
+    ("train --set training.per_device_train_batch_size=1", "a batch of one with in-batch negatives"),
+    ("prepare --beta 5", "unknown option --beta"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), BAD_COMMAND_LINES, ids=[line for line, _ in BAD_COMMAND_LINES])
+def test_a_bad_command_line_is_one_clear_error(
+    line: str, words: str, recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(line.split()) == 2
+    captured = capsys.readouterr()
+    assert words.lower() in captured.err.lower()
+    assert all(part.startswith("error: ") for part in captured.err.splitlines())
+    assert captured.out == ""
+    assert recorder.calls == []
+
+
+def test_all_mistakes_are_told_at_once(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", "--beta", "-1", "--mask", "x", "--set", "nope=1", "--config", "nowhere"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 4
+    assert recorder.calls == []
+
+
+FAILURES: list[tuple[BaseException, int, str]] = [
+    (UsageError("no such file: a"), 2, "error: no such file: a\n"),
+    (CollectedUsageError(["one", "two"]), 2, "error: one\nerror: two\n"),
+    (DataError("a.jsonl:3: no mask"), 3, "error: a.jsonl:3: no mask\n"),
+    (GateError("1.2 > 1.1"), 4, "error: 1.2 > 1.1\n"),
+    (RunError("semantic sends no gradient"), 5, "error: semantic sends no gradient\n"),
+    (KeyboardInterrupt(), 130, "error: interrupted\n"),
+    (MemoryError(), 5, "error: out of memory: use a smaller training.per_device_train_batch_size\n"),
+    (OSError(errno.ENOSPC, "No space", "x/y"), 5, "error: disk full while writing x/y: free some space\n"),
+    (DataError("key \x1b[2J"), 3, "error: key \\x1b[2J\n"),
+    (
+        ZeroDivisionError("by\nzero"),
+        5,
+        "error: internal error (ZeroDivisionError: by zero); run again with --debug for the traceback\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "shown"), FAILURES, ids=[repr(error) for error, _, _ in FAILURES])
+def test_a_failure_is_told_in_a_line_and_an_exit_code(
+    error: BaseException, code: int, shown: str, recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder.error = error
+    assert cli.run(["train"]) == code
+    assert capsys.readouterr().err == shown
+
+
+def test_an_avalanche_of_messages_is_cut(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    recorder.error = CollectedUsageError(str(number) for number in range(50))
+    assert cli.run(["train"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "error: and 30 more like these"
+
+
+@pytest.mark.parametrize("error", [DataError("odd"), ZeroDivisionError("by zero")])
+def test_debug_shows_the_traceback(
+    error: Exception, recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder.error = error
+    code = cli.run(["train", "--debug"])
+    assert code == (3 if isinstance(error, DataError) else 5)
+    shown = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in shown
+    assert type(error).__name__ in shown
+
+
+def test_the_exit_code_reaches_the_shell() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "distillctl", "train", "--seed", "-5"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr == "error: --seed: seed should be at least 0. Found -5\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["train", "--bta"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom distillctl import cli\n"
+        f"cli.run({arguments!r})\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'accelerate', 'matplotlib'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("loaded: []\n")
+
+
+def test_help_does_not_even_load_the_schema() -> None:
+    code = "import sys, distillctl.cli; print(sorted({'pydantic', 'yaml'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
