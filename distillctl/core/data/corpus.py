@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -11,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distillctl.core.data.mining import MinedCorpus, PackageFiles, choose_packages, corpus_key, mine
-from distillctl.core.data.records import FIELDS, Record, read_jsonl
+from distillctl.core.data.mining import MinedCorpus, choose_packages, corpus_key, mine
+from distillctl.core.data.records import TEXT_FIELDS, Record, read_jsonl
 from distillctl.core.data.splits import SPLITS, Split, split_records
 from distillctl.core.errors import DataError, RunError
 
@@ -44,7 +46,7 @@ def cache_directory() -> Path:
     """``$DISTILLCTL_CACHE``, else the user's cache directory."""
     chosen = os.environ.get("DISTILLCTL_CACHE")
     if chosen:
-        return Path(chosen)
+        return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "distillctl"
 
@@ -59,87 +61,116 @@ def embedded_corpus(
     chosen, notes = choose_packages(packages)
     key = corpus_key(chosen, mask, max_per_test)
     directory = cache_directory() / "corpus" / key
-    if not (directory / "corpus.json").exists():
-        mined = mine(chosen, mask, max_per_test, workers=min(8, os.cpu_count() or 1), on_progress=on_progress)
-        _write_cache(directory, mined)
-    return _read_cache(directory, key, notes, chosen)
+    if not _is_there(directory):
+        workers = min(8, os.cpu_count() or 1)
+        _write_cache(directory, mine(chosen, mask, max_per_test, workers, on_progress))
+    return _read_cache(directory, key, notes)
+
+
+def _is_there(directory: Path) -> bool:
+    """Is the corpus there? Where not, makes its parent: what cannot be written fails before the mining."""
+    try:
+        if directory.exists():
+            return True
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(directory, error) from error
+    return False
+
+
+def _cannot_write(directory: Path, error: OSError) -> RunError:
+    return RunError(
+        f"cannot write the corpus cache {directory}: {error.strerror or error}. "
+        "Free space there or set DISTILLCTL_CACHE to another directory"
+    )
 
 
 def _write_cache(directory: Path, mined: MinedCorpus) -> None:
     """Everything under a temporary name first: two processes may mine at once, and one may be killed."""
+    temporary = None
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f"{directory.name}.", dir=directory.parent))
+        files = {}
+        for split, records in mined.splits.items():
+            content = _to_parquet(records)
+            (temporary / f"{split}.parquet").write_bytes(content)
+            files[split] = {"records": len(records), "sha256": hashlib.sha256(content).hexdigest()}
+        about = {"files": files, "counts": mined.counts, "packages": mined.packages}
+        (temporary / "corpus.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        temporary.rename(directory)
+    except OSError as error:
+        if not directory.exists():  # else another process was faster: its corpus is the same
+            raise _cannot_write(directory, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _to_parquet(records: Sequence[Record]) -> bytes:
     import pyarrow as arrow
     from pyarrow import parquet
 
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=directory.name, dir=directory.parent))
-        for split, records in mined.splits.items():
-            columns = {name: [_column_value(record, name) for record in records] for name in FIELDS}
-            parquet.write_table(arrow.table(columns), temporary / f"{split}.parquet", compression="zstd")
-        about = {
-            "sizes": {split: len(records) for split, records in mined.splits.items()},
-            "counts": mined.counts,
-            "packages": mined.packages,
-        }
-        (temporary / "corpus.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-        try:
-            temporary.rename(directory)
-        except OSError:  # another process was faster: its corpus is the same
-            shutil.rmtree(temporary)
-            if not (directory / "corpus.json").exists():
-                raise
-    except OSError as error:
-        raise RunError(
-            f"cannot write the corpus cache {directory}: {error.strerror or error}. "
-            "Free space there or set DISTILLCTL_CACHE to another directory"
-        ) from error
+    columns = {name: [getattr(record, name) for record in records] for name in TEXT_FIELDS}
+    columns["target"] = [record.target for record in records]  # a mined assertion is one line
+    buffer = io.BytesIO()
+    schema = arrow.schema([(name, arrow.string()) for name in columns])
+    parquet.write_table(arrow.table(columns, schema=schema), buffer, compression="zstd")
+    return buffer.getvalue()
 
 
-def _column_value(record: Record, name: str) -> Any:
-    value = getattr(record, name)
-    return list(value) if name == "assertions" else value
+def _from_parquet(content: bytes) -> list[Record]:
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    table = parquet.read_table(arrow.BufferReader(content))
+    columns = []
+    for name in (*TEXT_FIELDS, "target"):
+        # By way of a dictionary: equal texts (a path, a focal method) become one string, and that is faster.
+        column = table.column(name).combine_chunks().dictionary_encode()
+        texts = column.dictionary.to_pylist()
+        columns.append([texts[index] for index in column.indices.to_numpy().tolist()])
+    targets = [tuple(target.split("\n")) for target in columns.pop()]
+    return [Record(*values) for values in zip(*columns, targets, strict=True)]
 
 
-def _read_cache(directory: Path, key: str, notes: Sequence[str], chosen: Sequence[PackageFiles]) -> Corpus:
+def _read_cache(directory: Path, key: str, notes: Sequence[str]) -> Corpus:
+    damaged = "damaged corpus cache. Delete that directory; it is made anew"
     try:
         about = json.loads((directory / "corpus.json").read_text(encoding="utf-8"))
-        sizes: dict[Split, int] = {split: int(about["sizes"][split]) for split in SPLITS}
+        sizes: dict[Split, int] = {split: int(about["files"][split]["records"]) for split in SPLITS}
+        hashes: dict[Split, str] = {split: str(about["files"][split]["sha256"]) for split in SPLITS}
         counts = {str(name): int(count) for name, count in about["counts"].items()}
+        packages = {str(name): str(version) for name, version in about["packages"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{directory}: damaged corpus cache ({error}). Delete that directory; it is made anew") from error
+        raise DataError(f"{directory}: {damaged} (corpus.json: {error})") from error
 
     def load(split: Split) -> list[Record]:
-        from pyarrow import ArrowException, parquet
-
+        name = f"{split}.parquet"
         try:
-            table = parquet.read_table(directory / f"{split}.parquet", columns=list(FIELDS))
-        except (OSError, ArrowException) as error:
-            raise DataError(f"{directory}: damaged corpus cache ({error}). Delete that directory") from error
-        columns = [table.column(name).to_pylist() for name in FIELDS[:-1]]
-        assertions = [tuple(lines) for lines in table.column("assertions").to_pylist()]
-        return [Record(*values) for values in zip(*columns, assertions, strict=True)]
+            content = (directory / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{directory}: {damaged} ({name}: {error.strerror})") from error
+        if hashlib.sha256(content).hexdigest() != hashes[split]:
+            raise DataError(f"{directory}: {damaged} ({name}: not the bytes that were written)")
+        return _from_parquet(content)
 
-    return Corpus(f"embedded corpus {key}", counts, {p.name: p.version for p in chosen}, tuple(notes), load, sizes)
+    return Corpus(f"embedded corpus {key}", counts, packages, tuple(notes), load, sizes)
 
 
 def file_corpus(path: Path) -> Corpus:
     """A user's JSONL file, split by file like the embedded one; exact repeats of an example are dropped."""
     loaded = read_jsonl(path)
-    unique = {record.key: record for record in reversed(loaded.records)}  # of equal examples the first one stays
-    splits, near = split_records(list(reversed(unique.values())))
-    with_focal = sum(bool(record.focal_method) for record in loaded.records)
-    return Corpus(
-        str(path),
-        {
-            "repeated": len(loaded.records) - len(unique),
-            "near_duplicates_across_splits": near,
-            "with_focal_method": with_focal,
-        },
-        {},
-        loaded.notes,
-        splits.__getitem__,
-        {split: len(records) for split, records in splits.items()},
-    )
+    unique: dict[str, Record] = {}
+    for record in loaded.records:
+        unique.setdefault(record.key, record)
+    splits, near = split_records(list(unique.values()))
+    counts = {
+        "repeated": len(loaded.records) - len(unique),
+        "near_duplicates_across_splits": near,
+        "with_focal_method": sum(bool(record.focal_method) for part in splits.values() for record in part),
+    }
+    sizes: dict[Split, int] = {split: len(records) for split, records in splits.items()}
+    return Corpus(str(path), counts, {}, loaded.notes, splits.__getitem__, sizes)
 
 
 def open_corpus(

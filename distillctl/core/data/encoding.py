@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import Any
 
 from distillctl.core.data.records import Record
@@ -12,9 +13,11 @@ from distillctl.core.errors import DataError
 
 _MASK = re.compile(r"<extra_id_\d+>")
 
-# Far more than a code token is long on average: text beyond this many characters a token of room is never kept, so it
-# is not worth tokenising.
+# Longer than a code token is on average: text beyond this many characters a token of room is seldom kept, so
+# it is tokenised only where it turns out to be needed.
 CHARACTERS_PER_TOKEN = 12
+# Where a text was clipped, the tokens next to the cut may differ from those of the whole text.
+UNSURE_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,9 @@ class Encoded:
 class Encoder:
     """Turns records into ids for one tokenizer and one pair of length limits (in tokens).
 
-    The input is ``<test method with masks> </s> <focal method> </s>``, with the tokenizer's own start token where it
-    has one; the target is the assertions joined by newlines, then ``</s>``.
+    The input is ``<test method with masks> </s> <focal method> </s>``, with the tokenizer's own start token
+    where it has one; the target is the assertions joined by newlines, then ``</s>``. Text that only looks
+    like a special token stays text, but for the masks of a test.
     """
 
     def __init__(self, tokenizer: Any, max_source_length: int, max_target_length: int) -> None:
@@ -62,76 +66,122 @@ class Encoder:
         self.end = int(tokenizer.eos_token_id)
         frame = list(tokenizer("").input_ids)
         self.start = [token for token in frame if token != self.end][:1]
-
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        # verbose=False: no "longer than the maximum" warning, the truncation below is ours
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
+        self._budget = max_source_length - len(self.start) - 2  # tokens of test and focal method
+        self._reach = CHARACTERS_PER_TOKEN * max_source_length
+        special = [re.escape(token) for token in tokenizer.all_special_tokens if not _MASK.fullmatch(token)]
+        self._special = re.compile("|".join(special) or "(?!)")
+        self._mask_ids: dict[str, int] = {}
 
     def encode(self, records: Sequence[Record]) -> Encoded:
-        """Tokenises records. One whose target has no token left is dropped and counted."""
-        reach = CHARACTERS_PER_TOKEN * self.max_source_length
-        tests = self._ids([clip_around_masks(record.test_method_masked, reach) for record in records])
-        focals = self._ids([record.focal_method[:reach] for record in records])
+        """Tokenises records. One whose target has no token left is dropped and counted.
+
+        Raises DataError for a record without a mask, with a mask that the tokenizer does not know, or with
+        more masks than fit.
+        """
+        clips = [clip_around_masks(record.test_method_masked, self._reach) for record in records]
+        tests = self._test_ids(
+            [record.test_method_masked[clip] for record, clip in zip(records, clips, strict=True)]
+        )
+        focals = self._ids([record.focal_method[: self._reach] for record in records])
         targets = self._ids([record.target for record in records])
         examples, kept = [], []
-        inputs_truncated = targets_truncated = dropped = 0
-        for record, test, focal, target in zip(records, tests, focals, targets, strict=True):
-            source, cut = self._source(test, focal, record)
-            labels = [*target, self.end]
-            if len(labels) > self.max_target_length:
-                labels = labels[: self.max_target_length]
-                targets_truncated += 1
-            if not target or not labels:
-                dropped += 1
+        inputs_truncated = targets_truncated = 0
+        for record, clip, test, focal, target in zip(records, clips, tests, focals, targets, strict=True):
+            labels = [*target, self.end][: self.max_target_length]
+            if not record.target.strip() or not target or not labels:
                 continue
+            source, cut = self._source(record, clip, test, focal)
             inputs_truncated += cut
+            targets_truncated += len(labels) <= len(target)
             examples.append(Example(record.key, tuple(source), tuple(labels)))
             kept.append(record)
+        dropped = len(records) - len(kept)
         return Encoded(tuple(examples), tuple(kept), inputs_truncated, targets_truncated, dropped)
 
-    def _source(self, test: list[int], focal: list[int], record: Record) -> tuple[list[int], bool]:
-        """Input ids and whether something was cut: the focal method's end first, then the test far from its masks."""
-        budget = self.max_source_length - len(self.start) - 2
-        masks = self._mask_positions(test, record)
-        if len(masks) > budget:
-            raise DataError(
-                f"record {record.id}: {len(masks)} masks do not fit in max_source_length={self.max_source_length}"
-            )
-        window = window_around(len(test), masks, budget)
-        room = budget - len(window)
+    def _ids(self, texts: Sequence[str], split_special: bool = True) -> list[list[int]]:
+        if not texts:
+            return []
+        # verbose=False: no "longer than the maximum" warning, the truncation is ours
+        ids: list[list[int]] = self.tokenizer(
+            list(texts), add_special_tokens=False, split_special_tokens=split_special, verbose=False
+        )["input_ids"]
+        return ids
+
+    def _test_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of tests with their masks as tokens; another special token's text in a test stays text."""
+        ids = self._ids(texts, split_special=False)
+        for index, text in enumerate(texts):
+            if self._special.search(text):
+                pieces = self._ids(_MASK.split(text))
+                masks = self._ids(_MASK.findall(text), split_special=False)
+                ids[index] = [*chain(*chain(*zip_longest(pieces, masks, fillvalue=[])))]
+        return ids
+
+    def _source(
+        self, record: Record, clip: slice, test: list[int], focal: list[int]
+    ) -> tuple[list[int], bool]:
+        """Input ids and whether something was cut: the focal method's end, then the test far from its masks.
+
+        ``test`` and ``focal`` are the ids of the clipped texts; where they do not suffice, the whole is read.
+        """
+        window = self._window(record, test)
+        starts_late, ends_early = clip.start > 0, clip.stop < len(record.test_method_masked)
+        unsure_end = len(test) - UNSURE_TOKENS
+        if (starts_late and window[0] < UNSURE_TOKENS) or (ends_early and window[-1] >= unsure_end):
+            (test,) = self._test_ids([record.test_method_masked])
+            window = self._window(record, test)
+        room = self._budget - len(window)
+        if len(record.focal_method) > self._reach and room > len(focal) - UNSURE_TOKENS:
+            (focal,) = self._ids([record.focal_method])
         cut = len(window) < len(test) or room < len(focal)
         ids = [*self.start, *(test[index] for index in window), self.end, *focal[:room], self.end]
         return ids, cut
 
-    def _mask_positions(self, test: list[int], record: Record) -> list[int]:
-        wanted = {
-            int(self.tokenizer.convert_tokens_to_ids(mask)) for mask in _MASK.findall(record.test_method_masked)
-        }
-        if None in wanted or self.tokenizer.unk_token_id in wanted:
+    def _window(self, record: Record, test: Sequence[int]) -> Sequence[int]:
+        masks = self._mask_positions(record, test)
+        if len(masks) > self._budget:
             raise DataError(
-                f"record {record.id}: the tokenizer does not know the masks of this record; it needs <extra_id_*> tokens"
+                f"record {record.id}: {len(masks)} masks do not fit in "
+                f"max_source_length={self.max_source_length}"
             )
-        return [position for position, token in enumerate(test) if token in wanted]
+        return window_around(len(test), masks, self._budget)
+
+    def _mask_positions(self, record: Record, test: Sequence[int]) -> list[int]:
+        masks = _MASK.findall(record.test_method_masked)
+        if not masks:
+            raise DataError(f"record {record.id}: test_method_masked has no mask")
+        wanted = {self._mask_id(mask) for mask in masks}
+        positions = [position for position, token in enumerate(test) if token in wanted]
+        if len(positions) != len(masks):
+            raise DataError(
+                f"record {record.id}: the tokenizer does not know the masks of this record; "
+                f"it needs the tokens {', '.join(dict.fromkeys(masks))}"
+            )
+        return positions
+
+    def _mask_id(self, mask: str) -> int:
+        if mask not in self._mask_ids:
+            found = self.tokenizer.convert_tokens_to_ids(mask)
+            self._mask_ids[mask] = -1 if found is None or found == self.tokenizer.unk_token_id else int(found)
+        return self._mask_ids[mask]
 
 
-def clip_around_masks(text: str, reach: int) -> str:
-    """The lines within ``reach`` characters of the first and last mask (whole lines: their tokens stay the same)."""
+def clip_around_masks(text: str, reach: int) -> slice:
+    """The whole lines within ``reach`` characters of the first and last mask: most tokens stay the same."""
     spans = [match.span() for match in _MASK.finditer(text)]
     if not spans or len(text) <= reach:
-        return text
+        return slice(0, len(text))
     start = text.rfind("\n", 0, max(0, spans[0][0] - reach)) + 1
     end = text.find("\n", min(len(text), spans[-1][1] + reach))
-    return text[start:] if end < 0 else text[start : end + 1]
+    return slice(start, len(text) if end < 0 else end + 1)
 
 
 def window_around(length: int, masks: Sequence[int], budget: int) -> Sequence[int]:
-    """Positions to keep, in order: all where they fit, else those nearest to a mask, what stands before it first.
+    """Positions to keep, in order: all where they fit, else those nearest to a mask, the masks first.
 
-    A test is built up before it asserts, so of two positions equally far the earlier one stays; with one mask, three
-    quarters of the room go to the text before it as long as there is such text.
+    A test is built up before it asserts: a position behind a mask counts as three times as far, so of the
+    room three quarters go to the text before the mask as long as there is such text. Needs a mask, and at
+    most ``budget`` of them.
     """
     if length <= budget:
         return range(length)

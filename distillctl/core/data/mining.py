@@ -1,8 +1,8 @@
 """Mines the embedded corpus: real unit tests that ship inside installed packages.
 
-Nothing is redistributed and nothing is imported: the packages' own test files are parsed where they lie. The default
-takes every package that distillctl itself depends on and that ships its tests, so the corpus is a function of the
-installed versions alone; ``packages`` chooses others.
+Nothing is redistributed and nothing is imported: the packages' own test files are parsed where they lie.
+The default takes every package that distillctl itself depends on and that ships its tests, so the corpus is
+a function of the installed versions alone; ``packages`` chooses others.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ import random
 import re
 import tokenize
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
 from distillctl.core.data.python_tests import FoundTest, find_tests
-from distillctl.core.data.records import Record
+from distillctl.core.data.records import MASK, Record
 from distillctl.core.data.splits import Split, split_records
-from distillctl.core.errors import DataError
+from distillctl.core.errors import DataError, RunError
 
-MINER_VERSION = 1  # part of the cache key: raise it when the records change
+MINER_VERSION = 2  # part of the cache key: raise it when the records change
 LARGEST_FILE = 2_000_000  # bytes; generated test tables are larger
 LARGEST_TEST = 12_000  # characters; beyond it the mask's surroundings say little about the method under test
 LONGEST_ASSERTION = 400  # characters; nobody expects a model to write a table of constants
+FILES_AT_A_TIME = 16  # what a worker process gets; fewer are not worth a process
 
 _DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)[ \t]*\(", re.MULTILINE)
 _TEST_DIRECTORY = {"test", "tests"}
@@ -58,7 +60,7 @@ class MinedCorpus:
 
 
 def dependency_names(distribution: str = "distillctl") -> list[str]:
-    """Names of everything a distribution requires, directly or not (extras left out), that is installed. Sorted."""
+    """Names of all installed distributions that one requires, directly or not, extras left out. Sorted."""
     names: set[str] = set()
     pending = [distribution]
     while pending:
@@ -68,7 +70,8 @@ def dependency_names(distribution: str = "distillctl") -> list[str]:
             continue
         for requirement in requires:
             match = re.match(r"[A-Za-z0-9][\w.-]*", requirement)
-            if match is None or re.search(r"extra\s*==", requirement):
+            marker = requirement.partition(";")[2]
+            if match is None or re.search(r"\bextra\b", marker):
                 continue
             name = canonical_name(match.group())
             if name not in names:
@@ -86,7 +89,7 @@ def installed_version(name: str) -> str | None:
     """Version of an installed distribution, or None."""
     try:
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # ValueError: an empty name
         return None
 
 
@@ -94,9 +97,10 @@ def locate(name: str) -> PackageFiles | None:
     """Finds a distribution's test files and sources by its own file list; None when it is not installed."""
     try:
         distribution = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, ValueError):
         return None
-    tests, sources = [], []
+    tests: list[str] = []
+    sources: list[str] = []
     for file in distribution.files or ():
         if file.suffix != ".py" or ".." in file.parts:
             continue
@@ -109,10 +113,10 @@ def locate(name: str) -> PackageFiles | None:
 
 
 def choose_packages(names: Sequence[str] | None) -> tuple[list[PackageFiles], list[str]]:
-    """The packages to mine and notes on those passed over. Raises DataError when none is left."""
-    wanted = [canonical_name(name) for name in names] if names else dependency_names()
+    """The packages to mine, by name, and notes on those passed over. Raises DataError when none is left."""
+    wanted = {canonical_name(name) for name in names} if names else set(dependency_names())
     packages, notes = [], []
-    for name in dict.fromkeys(wanted):
+    for name in sorted(wanted):  # the order in which they are named changes nothing
         found = locate(name)
         if found is None:
             notes.append(f"{name}: not installed, skipped")
@@ -139,23 +143,39 @@ def mine(
 ) -> MinedCorpus:
     """Parses the packages' tests and makes records of them, split by file, without duplicates.
 
-    ``mask="one"``: a record per assertion (at most ``max_per_test`` a test, chosen by a hash), the others visible.
-    ``mask="all"``: a record per test with one to three assertions, all of them masked.
+    ``mask="one"``: a record per assertion (at most ``max_per_test`` a test, chosen by a hash), the others
+    visible.
+    ``mask="all"``: a record per test with at most ``max_per_test`` assertions, all of them masked.
+    Raises RunError when a worker process dies.
     """
     jobs = [(package.name, str(package.root), file) for package in packages for file in package.tests]
     tests: dict[str, list[tuple[str, FoundTest]]] = defaultdict(list)
-    # spawn: the parent may hold threads (progress bars, BLAS), which fork would copy in an undefined state
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        results = pool.map(_mine_file, jobs, chunksize=16)
-        for done, ((project, _, file), found) in enumerate(zip(jobs, results, strict=True), start=1):
-            tests[project] += [(file, test) for test in found]
-            on_progress(done, len(jobs))
+    for done, ((project, _, file), found) in enumerate(
+        zip(jobs, _mine_files(jobs, workers), strict=True), start=1
+    ):
+        tests[project] += [(file, test) for test in found]
+        on_progress(done, len(jobs))
     records: list[Record] = []
     for package in packages:
         definitions = DefinitionIndex(package)
         for file, test in tests[package.name]:
             records += _records_of_test(package.name, file, test, definitions, mask, max_per_test)
     return _clean(records, packages)
+
+
+def _mine_files(jobs: Sequence[tuple[str, str, str]], workers: int) -> Iterator[list[FoundTest]]:
+    if workers < 2 or len(jobs) <= FILES_AT_A_TIME:
+        yield from map(_mine_file, jobs)
+        return
+    # spawn: the parent may hold threads (progress bars, BLAS), which fork would copy in an undefined state
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(_mine_file, jobs, chunksize=FILES_AT_A_TIME)
+        except BrokenProcessPool as error:
+            raise RunError(
+                "a process that was mining tests died, perhaps for want of memory. "
+                "Free memory, or choose fewer --packages"
+            ) from error
 
 
 def _mine_file(job: tuple[str, str, str]) -> list[FoundTest]:
@@ -168,11 +188,11 @@ def _mine_file(job: tuple[str, str, str]) -> list[FoundTest]:
 
 
 def read_source(path: Path) -> str:
-    """A source file's text; empty where it is missing, too large or not UTF-8 (all rare, none worth a stop)."""
+    """A source file's text; empty where it is missing, too large or not UTF-8: rare, not worth a stop."""
     try:
         if path.stat().st_size > LARGEST_FILE:
             return ""
-        return path.read_text(encoding="utf-8").replace("\r\n", "\n")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return ""
 
@@ -185,12 +205,17 @@ class DefinitionIndex:
         self._places: dict[str, list[tuple[str, int]]] = defaultdict(list)
         for file in package.sources:
             text = read_source(package.root / file)
+            line = position = 0
             for match in _DEFINITION.finditer(text):
-                line = text.count("\n", 0, match.start(1))
+                line += text.count("\n", position, match.start(1))
+                position = match.start(1)
                 self._places[match.group(1)].append((file, line))
 
     def focal_method(self, test_name: str, calls: Iterable[str], test_file: str) -> str:
-        """Source of the method under test: the called function the test is named after, else the last call."""
+        """Source of the method under test: the called function the test is named after, else the last call.
+
+        ``calls`` are names in the order in which the calls run.
+        """
         called = [name for name in calls if name in self._places and not _NEVER_FOCAL.match(name)]
         words = f"_{test_name.rsplit('.', 1)[-1].lower()}_"
         named = [name for name in called if f"_{name.lower().strip('_')}_" in words]
@@ -215,7 +240,8 @@ class DefinitionIndex:
 
 @lru_cache(maxsize=256)
 def _lines(path: Path) -> tuple[str, ...]:
-    return tuple(read_source(path).splitlines(keepends=True))
+    # Not splitlines(): it also splits at form feeds, which are no line ends to Python or to the index.
+    return tuple(f"{line}\n" for line in read_source(path).split("\n"))
 
 
 @lru_cache(maxsize=65536)
@@ -234,38 +260,40 @@ def _records_of_test(
     project: str, file: str, test: FoundTest, definitions: DefinitionIndex, mask: str, max_per_test: int
 ) -> list[Record]:
     identity = f"{project}/{file}::{test.qualified_name}"
-    everything = list(range(len(test.assertions)))
+    lines = [assertion.line for assertion in test.assertions]
+    usable = [index for index, line in enumerate(lines) if line and len(line) <= LONGEST_ASSERTION]
     if mask == "all":
-        groups = [everything] if len(everything) <= 3 else []
+        groups = [usable] if len(usable) == len(lines) <= max_per_test else []
     else:
-        chosen = everything
-        if len(everything) > max_per_test:
-            chosen = sorted(random.Random(identity).sample(everything, max_per_test))
-        groups = [[index] for index in chosen]
-    records = []
-    for group in groups:
-        lines = tuple(test.assertions[index].line for index in group)
-        if any(len(line) > LONGEST_ASSERTION for line in lines):
-            continue
-        # Only calls that stay visible may choose the focal method, or the input would tell about the target.
-        hidden = [(test.assertions[index].start, test.assertions[index].end) for index in group]
-        before = [
-            name
-            for position, name in test.calls
-            if position < hidden[-1][0] and not any(start <= position < end for start, end in hidden)
-        ]
-        records.append(
-            Record(
-                id=identity if mask == "all" else f"{identity}@{group[0]}",
-                language="python",
-                project=project,
-                path=file,
-                focal_method=definitions.focal_method(test.qualified_name, before, file),
-                test_method_masked=test.masked(group),
-                assertions=lines,
-            )
+        if len(usable) > max_per_test:
+            usable = sorted(random.Random(identity).sample(usable, max_per_test))
+        groups = [[index] for index in usable]
+    return [
+        Record(
+            id=identity if mask == "all" else f"{identity}@{group[0]}",
+            language="python",
+            project=project,
+            path=file,
+            focal_method=definitions.focal_method(test.qualified_name, _visible_calls(test, group), file),
+            test_method_masked=test.masked(group, MASK),
+            assertions=tuple(line for index in group if (line := lines[index])),
         )
-    return records
+        for group in groups
+    ]
+
+
+def _visible_calls(test: FoundTest, hidden: Sequence[int]) -> list[str]:
+    """Names of the calls before the last hidden assertion that stay in the text.
+
+    Hidden ones must not choose the focal method, or the input would tell about the target.
+    """
+    spans = [(test.assertions[index].start, test.assertions[index].end) for index in hidden]
+    last_start = spans[-1][0]
+    return [
+        name
+        for end, name in test.calls
+        if end <= last_start and not any(start < end <= stop for start, stop in spans)
+    ]
 
 
 def _clean(records: list[Record], packages: Sequence[PackageFiles]) -> MinedCorpus:

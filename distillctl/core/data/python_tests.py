@@ -1,60 +1,83 @@
-"""Reads Python test files: test functions, their assertions, and the calls that name the method under test."""
+"""Reads Python test files: test functions, their assertions, and the calls that name what they test."""
 
 from __future__ import annotations
 
 import ast
 import io
-import re
 import tokenize
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from distillctl.core.data.records import MASK
-
 TestFunction = ast.FunctionDef | ast.AsyncFunctionDef
+
+_LAYOUT = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+_CLOSING = (")", "]", "}")
 
 
 @dataclass(frozen=True, slots=True)
 class Assertion:
-    """One assertion statement: where it stands in its test's text (in bytes), and as one logical line."""
+    """One assertion statement: where it stands in its test's text (UTF-8 bytes), and as one logical line.
+
+    ``line`` is None where that cannot be (a multi-line string inside): such an assertion stays visible.
+    """
 
     start: int
     end: int
-    line: str
+    line: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class FoundTest:
-    """A test function as written, dedented, with its assertions in order of appearance."""
+    """A test function as written, dedented, with its assertions in order of appearance.
+
+    Dedenting shifts the text of a multi-line string along, as an editor shows it; lines that do not start
+    with the function's indent stay as they are.
+    """
 
     qualified_name: str
     text: str
     assertions: tuple[Assertion, ...]
-    # (byte offset, name) of each call: what the test exercises, and where.
+    # (byte offset of its end, name) of each call, by where calls end: about the order in which they run.
     calls: tuple[tuple[int, str], ...]
 
-    def masked(self, chosen: list[int]) -> str:
-        """The test with the chosen assertions replaced by <extra_id_0>, <extra_id_1>, ... in order."""
+    def masked(self, chosen: Sequence[int], mask: str) -> str:
+        """The test with the chosen assertions replaced, the i-th of them by ``mask.format(i)``."""
         raw, parts, position = self.text.encode("utf-8"), [], 0
-        for mask, index in enumerate(chosen):
+        for number, index in enumerate(chosen):
             assertion = self.assertions[index]
-            parts += [raw[position : assertion.start], MASK.format(mask).encode()]
+            parts += [raw[position : assertion.start], mask.format(number).encode()]
             position = assertion.end
         return b"".join([*parts, raw[position:]]).decode("utf-8")
 
 
 def find_tests(source: str) -> list[FoundTest]:
-    """All ``test*`` functions and methods of a file that hold an assertion. A file that does not parse gives none."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes and the like, in other people's code
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    """``test*`` functions and methods with an assertion to mask; none where the file does not parse."""
+    source = (
+        source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    )  # as the parser counts lines
+    tree = _parse(source)
+    if tree is None:
         return []
     lines = source.encode("utf-8").split(b"\n")
     found = (_read_test(name, node, lines) for name, node in _test_functions(tree, ""))
-    return [test for test in found if test is not None and test.assertions]
+    return [test for test in found if any(assertion.line for assertion in test.assertions)]
+
+
+def _parse(code: str) -> ast.Module | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes and the like, in other people's code
+            return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _test_functions(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, TestFunction]]:
@@ -65,34 +88,27 @@ def _test_functions(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tu
             yield from _test_functions(child, f"{prefix}{child.name}.")
 
 
-def _read_test(name: str, node: TestFunction, lines: list[bytes]) -> FoundTest | None:
+def _read_test(name: str, node: TestFunction, lines: list[bytes]) -> FoundTest:
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-    indent = lines[first - 1][: node.col_offset]
-    if indent.strip():  # `if x: def test...` on one line: not worth a special form
-        return None
+    while node.decorator_list and not lines[first - 1].lstrip().startswith(b"@"):
+        first -= 1  # `@(` on a line of its own: the decorator's expression starts below
+    indent = lines[first - 1][: len(lines[first - 1]) - len(lines[first - 1].lstrip())]
     text, starts = _dedent(lines[first - 1 : node.end_lineno], indent)
 
-    def offset(line: int, column: int) -> int:
-        start, removed = starts[line - first]
-        return start + column - removed
+    def span(part: ast.stmt | ast.expr) -> tuple[int, int]:
+        start, start_removed = starts[part.lineno - first]
+        end, end_removed = starts[(part.end_lineno or part.lineno) - first]
+        return start + part.col_offset - start_removed, end + (part.end_col_offset or 0) - end_removed
 
-    assertions = []
-    for statement in ast.walk(node):
-        if not _is_assertion(statement):
-            continue
-        start = offset(statement.lineno, statement.col_offset)
-        end = offset(statement.end_lineno or statement.lineno, statement.end_col_offset or 0)
-        line = one_line(text[start:end].decode("utf-8"))
-        if line is None:  # a multi-line string inside: it cannot be one line
-            return None
-        assertions.append(Assertion(start, end, line))
+    assertions, calls = [], []
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call) and (callee := last_name(part.func)):
+            calls.append((span(part)[1], callee))
+        elif isinstance(part, ast.stmt) and _is_assertion(part):
+            start, end = span(part)
+            assertions.append(Assertion(start, end, one_line(text[start:end].decode("utf-8"))))
     assertions.sort(key=lambda assertion: assertion.start)
-    calls = sorted(
-        (offset(call.lineno, call.col_offset), callee)
-        for call in ast.walk(node)
-        if isinstance(call, ast.Call) and (callee := last_name(call.func))
-    )
-    return FoundTest(name, text.decode("utf-8"), tuple(assertions), tuple(calls))
+    return FoundTest(name, text.decode("utf-8"), tuple(assertions), tuple(sorted(calls)))
 
 
 def _dedent(lines: list[bytes], indent: bytes) -> tuple[bytes, list[tuple[int, int]]]:
@@ -100,7 +116,7 @@ def _dedent(lines: list[bytes], indent: bytes) -> tuple[bytes, list[tuple[int, i
     kept, starts, position = [], [], 0
     for line in lines:
         removed = len(indent) if line.startswith(indent) else 0
-        kept.append(line[removed:].rstrip(b"\r"))
+        kept.append(line[removed:])
         starts.append((position, removed))
         position += len(kept[-1]) + 1
     return b"\n".join(kept), starts
@@ -122,40 +138,55 @@ def last_name(node: ast.expr) -> str:
 
 
 def one_line(statement: str) -> str | None:
-    """A statement on one logical line with the same syntax tree, comments dropped; None where that cannot be."""
+    """A statement on one logical line with the same syntax tree, comments dropped; None where that cannot be.
+
+    A text that is one line already comes back stripped, whatever it is.
+    """
     if "\n" not in statement:
         return statement.strip()
+    try:
+        pieces, hanging = _pieces_on_one_line(statement)
+    except (tokenize.TokenError, SyntaxError, ValueError):
+        return None
+    if any("\n" in piece for piece in pieces) or (wanted := _dump(statement)) is None:
+        return None
+    # Commas left over from one argument a line go where the tree stays the same (a tuple's may not).
+    for dropped in [hanging, *([place] for place in hanging)]:
+        shorter = ["" if place in dropped else piece for place, piece in enumerate(pieces)]
+        if _dump("".join(shorter)) == wanted:
+            pieces = shorter
+    joined = "".join(pieces).strip()
+    return joined if _dump(joined) == wanted else None
+
+
+def _pieces_on_one_line(statement: str) -> tuple[list[str], list[int]]:
+    """The text of each token and of each gap between them; and the places of hanging commas.
+
+    A gap that holds a line end becomes one space, or nothing at a bracket; other text is copied from the
+    source, not from the tokens, which do not repeat all of an f-string.
+    """
+    lines = statement.split("\n")
     pieces: list[str] = []
-    line_of_previous, end_column = 1, 0
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(statement).readline):
-            if token.type in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER):
-                continue
-            if token.type in (tokenize.INDENT, tokenize.DEDENT):
-                continue
-            if token.start[0] != line_of_previous:
-                glued = pieces and pieces[-1][-1:] in "([{" or token.string in (")", "]", "}", ",", ".", ":")
-                pieces.append("" if glued else " ")
-            elif pieces:
-                pieces.append(" " * (token.start[1] - end_column))
-            pieces.append(token.string)
-            line_of_previous, end_column = token.end
-    except (tokenize.TokenError, SyntaxError):
-        return None
-    joined = _drop_hanging_comma("".join(pieces).strip())
-    if "\n" in joined:
-        return None
-    try:
-        same = ast.dump(ast.parse(joined)) == ast.dump(ast.parse(statement))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    return joined if same else None
+    hanging: list[int] = []
+    row, column = 1, 0
+    for token in tokenize.generate_tokens(io.StringIO(statement).readline):
+        if token.type in _LAYOUT or not token.string:
+            continue
+        (start_row, start_column), (end_row, end_column) = token.start, token.end
+        if start_row == row:
+            pieces.append(lines[row - 1][column:start_column])
+        elif token.string in _CLOSING:
+            hanging += [len(pieces) - 1] if pieces[-1:] == [","] else []
+        elif pieces and pieces[-1] not in ("(", "[", "{") and token.string not in (",", ".", ":"):
+            pieces.append(" ")
+        pieces.append(lines[start_row - 1][start_column:end_column] if start_row == end_row else token.string)
+        row, column = end_row, end_column
+    return pieces, hanging
 
 
-def _drop_hanging_comma(line: str) -> str:
-    """``f(a, b,)`` left over from one argument a line reads ``f(a, b)``; a tuple's comma stays: the tree is checked."""
-    shorter = re.sub(r",(?=\)$)", "", line)
+def _dump(code: str) -> str | None:
+    tree = _parse(code)
     try:
-        return shorter if ast.dump(ast.parse(shorter)) == ast.dump(ast.parse(line)) else line
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return line
+        return None if tree is None else ast.dump(tree)
+    except RecursionError:
+        return None

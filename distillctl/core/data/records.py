@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from distillctl.core.data.python_tests import one_line
 from distillctl.core.errors import DataError, UsageError
 
 LANGUAGES = ("python", "java")
@@ -19,13 +21,34 @@ ALIASES = {"focal_file": "focal_method", "original_target": "assertions"}
 
 TEXT_FIELDS = ("id", "language", "project", "path", "focal_method", "test_method_masked")
 
+_MASK = re.compile(r"<extra_id_\d+>")
+_QUOTED = "|".join(
+    (
+        r'"""(?:\\.|[^\\])*?"""',
+        r"'''(?:\\.|[^\\])*?'''",
+        r'"(?:\\.|[^"\\\n])*"',
+        r"'(?:\\.|[^'\\\n])*'",
+    )
+)
+_COMMENT = {"python": r"#[^\n]*", "java": r"//[^\n]*|/\*.*?\*/"}
+# What decides where a statement ends. A newline after a backslash or before a dot does not end it.
+_PARTS = {
+    language: re.compile(
+        rf"{_QUOTED}|(?P<comment>{comment})|(?P<open>[(\[{{])|(?P<close>[)\]}}])|"
+        r"\\\n|(?P<end>\n)(?![ \t]*\.)",
+        re.DOTALL,
+    )
+    for language, comment in _COMMENT.items()
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One training or evaluation example.
 
-    ``test_method_masked`` holds one ``<extra_id_i>`` per entry of ``assertions``, in order; ``focal_method`` may be
-    empty when the method under test is unknown. Each assertion is one logical line.
+    ``test_method_masked`` holds one ``<extra_id_i>`` per entry of ``assertions``, in order, or
+    ``<extra_id_0>`` alone for all of them; ``focal_method`` may be empty when the method under test is
+    unknown. Each assertion is one logical line.
     """
 
     id: str
@@ -43,8 +66,9 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Content hash (hex, 128 bits): the example's identity for banks and caches, whatever its position or id."""
-        content = "\x00".join((self.language, self.test_method_masked, self.focal_method, self.target))
+        """Content hash (hex, 128 bits): the identity for banks and caches, whatever position and id."""
+        parts = (self.language, self.test_method_masked, self.focal_method, self.target)
+        content = "".join(f"{len(part)}:{part}" for part in parts)
         return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -53,31 +77,105 @@ FIELDS = tuple(field.name for field in fields(Record))
 
 def parse_record(row: Mapping[str, Any], where: str) -> Record:
     """Checks one decoded JSON object and makes it a Record. ``where`` (``file:line``) starts every error."""
-    values = {ALIASES.get(name, name): value for name, value in row.items()}
+    values = dict(row)
+    for alias, name in ALIASES.items():
+        if alias in row:
+            values.setdefault(name, row[alias])
     missing = [name for name in FIELDS if name not in values]
     if missing:
         raise DataError(f"{where}: missing field{'s' * (len(missing) > 1)} {', '.join(missing)}")
     for name in TEXT_FIELDS:
-        if not isinstance(values[name], str):
-            raise DataError(f"{where}: field {name} should be text. Found {type(values[name]).__name__}")
+        _check_text(values[name], name, where)
     if values["language"] not in LANGUAGES:
-        raise DataError(f"{where}: language should be one of {', '.join(LANGUAGES)}. Found {values['language']!r}")
-    assertions = values["assertions"]
-    if isinstance(assertions, str):
-        assertions = assertions.split("\n")
-    if not isinstance(assertions, list) or not all(isinstance(line, str) for line in assertions):
-        raise DataError(f"{where}: assertions should be a list of texts")
-    assertions = tuple(line.strip() for line in assertions if line.strip())
-    if not assertions:
-        raise DataError(f"{where}: assertions are empty: a record needs at least one to learn from")
-    masked = values["test_method_masked"]
-    if MASK.format(0) not in masked:
-        raise DataError(f"{where}: test_method_masked has no mask: write {MASK.format(0)} where the assertion stood")
+        raise DataError(
+            f"{where}: language should be one of {', '.join(LANGUAGES)}. Found {values['language']!r}"
+        )
+    assertions = _parse_assertions(values["assertions"], values["language"], where)
+    _check_masks(values["test_method_masked"], len(assertions), where)
     return Record(**{name: values[name] for name in TEXT_FIELDS}, assertions=assertions)
 
 
+def _check_text(value: Any, name: str, where: str) -> None:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: field {name} should be text. Found {type(value).__name__}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: field {name} holds half a character (a lone surrogate at {error.start}): "
+            "write the whole one"
+        ) from error
+
+
+def _parse_assertions(value: Any, language: str, where: str) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where}: assertions should be a list of texts")
+    for text in texts:
+        _check_text(text, "assertions", where)
+    lines = [line for text in texts for line in logical_lines(text, language) if line]
+    if not lines:
+        raise DataError(f"{where}: assertions are empty: a record needs at least one to learn from")
+    for line in lines:
+        if "\n" in line:
+            raise DataError(
+                f"{where}: the assertion that starts with {line[:40]!r} cannot be written on one line: "
+                "leave the record out, or keep its multi-line text outside the assertion"
+            )
+    return tuple(lines)
+
+
+def _check_masks(masked: str, assertions: int, where: str) -> None:
+    masks = _MASK.findall(masked)
+    if not masks:
+        raise DataError(
+            f"{where}: test_method_masked has no mask: write {MASK.format(0)} where the assertion stood"
+        )
+    if len(masks) not in (1, assertions) or masks != [MASK.format(index) for index in range(len(masks))]:
+        found = ", ".join(mask[:20] for mask in masks[:4]) + ", ..." * (len(masks) > 4)
+        raise DataError(
+            f"{where}: the masks of test_method_masked do not match the number of assertions, {assertions}: "
+            f"write {MASK.format(0)}, {MASK.format(1)}, ... one for each in order, or {MASK.format(0)} "
+            f"alone. Found {found}"
+        )
+
+
+def logical_lines(text: str, language: str) -> list[str]:
+    """Cuts a text into statements, each joined to one line; one that cannot be joined keeps its line breaks.
+
+    A line ends a statement unless a bracket is open or the next line goes on with a dot.
+    """
+    if "\n" not in text:
+        return [text.strip()]
+    text = text.replace("\r\n", "\n")
+    pieces, depth, start = [], 0, 0
+    for part in _PARTS[language].finditer(text):
+        if part["open"]:
+            depth += 1
+        elif part["close"]:
+            depth = max(0, depth - 1)
+        elif part["end"] and not depth:
+            pieces.append(text[start : part.start()])
+            start = part.end()
+    pieces = [piece.strip() for piece in [*pieces, text[start:]]]
+    if language == "python":
+        return [one_line(piece) or piece for piece in pieces]
+    return [_join_java(piece) for piece in pieces]
+
+
+def _join_java(statement: str) -> str:
+    if "\n" not in statement or '"""' in statement:  # a text block needs its line breaks
+        return statement
+    joined = ""
+    for line in _PARTS["java"].sub(lambda part: "" if part["comment"] else part[0], statement).split("\n"):
+        piece = line.strip()
+        glued = not joined or joined[-1] in "([" or piece[:1] in (".", ",", ")", "]")
+        joined += piece if glued or not piece else f" {piece}"
+    return joined
+
+
 def is_header(row: Mapping[str, Any]) -> bool:
-    """A first line that describes the file instead of holding a record: none of a record's own text fields."""
+    """A first line that describes the file instead of holding a record: none of a record's own fields."""
     known = {ALIASES.get(name, name) for name in row}
     return not known & {"focal_method", "test_method_masked", "assertions"}
 
@@ -92,55 +190,59 @@ class LoadedFile:
 
 def read_jsonl(path: Path) -> LoadedFile:
     """Reads a JSONL file of records. Errors name file and line; a header line is skipped with a note."""
+    records: list[Record] = []
+    notes: list[str] = []
+    line_of: dict[str, int] = {}
+    for number, row in _json_lines(path):
+        if not records and not notes and is_header(row):
+            notes.append(f"{path}:{number}: header line skipped")
+            continue
+        record = parse_record(row, f"{path}:{number}")
+        first = line_of.setdefault(record.id, number)
+        if first != number:
+            raise DataError(
+                f"{path}:{number}: id {record.id!r} is taken by line {first}: predictions are matched by id"
+            )
+        records.append(record)
+    if not records:
+        raise DataError(f"{path}: holds no record")
+    return LoadedFile(tuple(records), tuple(notes))
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    # Lines are cut as bytes: text lines also end at characters that JSON allows raw inside a string (U+2028).
     try:
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _json_object(line, f"{path}:{number}")
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file. Give --data a JSONL file of records") from error
     except IsADirectoryError as error:
         raise UsageError(f"{path}: is a directory. Give --data a JSONL file of records") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{str(path)!r}: cannot be read: {reason}") from error
+
+
+def _json_object(line: bytes, where: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line.rstrip().decode("utf-8-sig"))  # some editors write a byte order mark first
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}). Records are JSON, one a line") from error
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    records: list[Record] = []
-    notes: list[str] = []
-    for number, row in _json_lines(text, path):
-        if number == 1 and is_header(row):
-            notes.append(f"{path}:1: header line skipped")
-            continue
-        records.append(parse_record(row, f"{path}:{number}"))
-    if not records:
-        raise DataError(f"{path}: holds no record")
-    _check_unique(records, path)
-    return LoadedFile(tuple(records), tuple(notes))
-
-
-def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    # Not splitlines(): it also splits on characters that JSON allows raw inside a string (U+2028, form feed).
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: should be a JSON object. Found {type(row).__name__}")
-        yield number, row
-
-
-def _check_unique(records: Iterable[Record], path: Path) -> None:
-    seen: set[str] = set()
-    for record in records:
-        if record.id in seen:
-            raise DataError(f"{path}: id {record.id!r} occurs twice: predictions are matched by id")
-        seen.add(record.id)
+        raise DataError(f"{where}: not UTF-8 text (byte {error.start} of the line)") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
+        raise DataError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: should be a JSON object. Found {type(row).__name__}")
+    return row
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> int:
-    """Writes records, one JSON object a line; returns how many."""
+    """Writes records, one JSON object a line; returns how many. Raises OSError where it cannot write."""
     count = 0
-    with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
             file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
             count += 1

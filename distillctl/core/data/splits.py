@@ -1,22 +1,25 @@
 """Train, dev and validation by file, with near-duplicates kept on one side.
 
-A record's split is a hash of its file's name, so it stays where it is when a package is updated or another is added.
-Near-duplicate tests (copied suites, vendored copies) would let a model recite what it is scored on, so a dev or
-validation test that resembles a training test is left out, and likewise between validation and dev.
+A record's split is a hash of its file's name, so it stays where it is when a package is updated or another
+is added. Near-duplicate tests (copied suites, vendored copies) would let a model recite what it is scored
+on, so a dev or validation test that resembles a training test is left out, and likewise between validation
+and dev.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
-from distillctl.core.data.records import Record
+from distillctl.core.data.records import MASK, Record
 
 Split = Literal["train", "dev", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "validation")
@@ -24,11 +27,10 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "validation")
 TRAIN_BELOW, DEV_BELOW = 0.80, 0.83
 
 SHINGLE = 5  # tokens
-PERMUTATIONS, BANDS = 32, 8
-NEAR_DUPLICATE = 0.8  # Jaccard similarity of token shingles from which two tests count as the same
+NEAR_DUPLICATE = Fraction(4, 5)  # Jaccard similarity of token shingles from which two tests count as the same
 
 _TOKEN = re.compile(r"[A-Za-z_]\w*|\d[\w.]*|\"[^\"\n]*\"|'[^'\n]*'|[^\s\w]")
-_PRIME = (1 << 61) - 1
+_MASK = re.compile(r"<extra_id_\d+>")
 
 
 def split_of(project: str, path: str) -> Split:
@@ -41,7 +43,7 @@ def split_of(project: str, path: str) -> Split:
 
 
 def normalised_tokens(code: str) -> list[str]:
-    """Code tokens with numbers and string literals made equal: a changed constant does not make a new test."""
+    """Code tokens, numbers and string literals made equal: a changed constant does not make a new test."""
     tokens = []
     for token in _TOKEN.findall(code):
         first = token[0]
@@ -50,74 +52,88 @@ def normalised_tokens(code: str) -> list[str]:
 
 
 def shingles(code: str) -> np.ndarray:
-    """Sorted unique 32-bit hashes of the runs of SHINGLE normalised tokens; shorter code is one shingle. [S] uint64"""
+    """Sorted unique 32-bit hashes of the runs of SHINGLE tokens; shorter code is one run. [S] int64"""
     tokens = normalised_tokens(code)
     count = max(1, len(tokens) - SHINGLE + 1)
     hashes = {zlib.crc32(" ".join(tokens[i : i + SHINGLE]).encode("utf-8", "replace")) for i in range(count)}
-    return np.array(sorted(hashes), dtype=np.uint64)
+    return np.array(sorted(hashes), dtype=np.int64)
 
 
-def min_hashes(hashes: np.ndarray) -> np.ndarray:
-    """MinHash signature (Broder 1997): per permutation the least permuted shingle. [S] -> [PERMUTATIONS] uint64"""
-    rng = np.random.default_rng(0)
-    scale = rng.integers(1, 1 << 31, PERMUTATIONS, dtype=np.uint64)
-    shift = rng.integers(0, 1 << 31, PERMUTATIONS, dtype=np.uint64)
-    permuted = (hashes[:, None] * scale + shift) % np.uint64(_PRIME)
-    least: np.ndarray = permuted.min(axis=0)
-    return least
-
-
-def jaccard(a: np.ndarray, b: np.ndarray) -> float:
+def jaccard(a: np.ndarray, b: np.ndarray) -> Fraction:
     """Share of shingles two tests have in common, 0 to 1."""
     common = len(np.intersect1d(a, b, assume_unique=True))
-    return common / (len(a) + len(b) - common)
+    return Fraction(common, len(a) + len(b) - common)
 
 
 def crossing_duplicates(codes: Sequence[str], splits: Sequence[Split]) -> list[bool]:
-    """For each test method: does a near-duplicate stand in an earlier split (train before dev before validation)?
+    """For each test: does a near-duplicate stand in an earlier split (train before dev before validation)?
 
-    Candidates share a band of their MinHash signature (locality-sensitive hashing); the exact Jaccard similarity of
-    shingles decides.
+    Exact, by prefix filtering (Chaudhuri 2006, "A primitive operator for similarity joins"): two sets of
+    size n and m with Jaccard similarity t share at least max(tn, tm) elements. So with all elements in one
+    order, rarest first, the first n - ceil(tn) + 1 of one and the first m - ceil(tm) + 1 of the other have
+    one in common.
     """
-    rank = {name: position for position, name in enumerate(SPLITS)}
-    features = [shingles(code) for code in codes]
-    buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-    rows = PERMUTATIONS // BANDS
+    features, shared = _rarest_first([shingles(code) for code in codes])
+    prefixes = [_prefix(feature, shared) for feature in features]
+    holders: dict[int, list[int]] = defaultdict(list)  # tests of earlier splits by an element of their prefix
     crosses = [False] * len(codes)
-    for index in sorted(range(len(codes)), key=lambda i: rank[splits[i]]):
-        signature = min_hashes(features[index])
-        keys = [(band, signature[band * rows : (band + 1) * rows].tobytes()) for band in range(BANDS)]
-        own_rank = rank[splits[index]]
-        if own_rank:
-            candidates = {other for key in keys for other in buckets[key] if rank[splits[other]] < own_rank}
-            crosses[index] = any(jaccard(features[index], features[other]) >= NEAR_DUPLICATE for other in candidates)
-        if not crosses[index]:
-            for key in keys:
-                # A few representatives a bucket: boilerplate tests would otherwise make this quadratic.
-                if len(buckets[key]) < 64:
-                    buckets[key].append(index)
+    for split in SPLITS:
+        members = [index for index, own in enumerate(splits) if own == split]
+        for index in members:
+            candidates = {other for element in prefixes[index] for other in holders.get(element, ())}
+            crosses[index] = any(_near(features[index], features[other]) for other in candidates)
+        for index in members:
+            if not crosses[index]:
+                for element in prefixes[index]:
+                    holders[element].append(index)
     return crosses
+
+
+def _prefix(feature: np.ndarray, shared: int) -> list[int]:
+    prefix = feature[: len(feature) - math.ceil(NEAR_DUPLICATE * len(feature)) + 1]
+    elements: list[int] = prefix[prefix >= shared].tolist()
+    return elements
+
+
+def _near(a: np.ndarray, b: np.ndarray) -> bool:
+    if min(len(a), len(b)) < NEAR_DUPLICATE * max(len(a), len(b)):
+        return False
+    return jaccard(a, b) >= NEAR_DUPLICATE
+
+
+def _rarest_first(sets: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
+    """The sets, their elements renamed 0, 1, ... by how many sets hold them and sorted; and the first name
+    that several sets hold."""
+    if not sets:
+        return [], 0
+    _, names, counts = np.unique(np.concatenate(sets), return_inverse=True, return_counts=True)
+    rank = np.empty(len(counts), dtype=np.int64)
+    rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))
+    ends = np.cumsum([len(one) for one in sets])
+    return [np.sort(part) for part in np.split(rank[names], ends[:-1])], int((counts == 1).sum())
 
 
 def split_records(records: Sequence[Record]) -> tuple[dict[Split, list[Record]], int]:
     """Records by split, in order, without near-duplicates across splits; and how many were left out for that.
 
-    Records of one test (ids equal up to ``@``) differ in their mask alone: they stand in one file and are compared
-    once.
+    Tests are compared with their assertions back in place, so records of one test, which differ in their
+    masks, are compared once.
     """
-    one_per_test = {test_of(record): record for record in records}
-    crossing = crossing_duplicates(
-        [record.test_method_masked for record in one_per_test.values()],
-        [split_of(record.project, record.path) for record in one_per_test.values()],
-    )
-    dropped = {test for test, crosses in zip(one_per_test, crossing, strict=True) if crosses}
+    own_split = [split_of(record.project, record.path) for record in records]
+    tests = [(split, unmasked(record)) for split, record in zip(own_split, records, strict=True)]
+    distinct = list(dict.fromkeys(tests))
+    crossing = crossing_duplicates([code for _, code in distinct], [split for split, _ in distinct])
+    dropped = {test for test, crosses in zip(distinct, crossing, strict=True) if crosses}
     splits: dict[Split, list[Record]] = {split: [] for split in SPLITS}
-    for record in records:
-        if test_of(record) not in dropped:
-            splits[split_of(record.project, record.path)].append(record)
+    for record, test in zip(records, tests, strict=True):
+        if test not in dropped:
+            splits[test[0]].append(record)
     return splits, len(records) - sum(map(len, splits.values()))
 
 
-def test_of(record: Record) -> str:
-    """The test a record was made of, by the miner's convention ``<test>@<which assertion>``."""
-    return record.id.split("@", 1)[0]
+def unmasked(record: Record) -> str:
+    """The whole test: each mask replaced by its assertion, or the only mask by all of them."""
+    lines = iter(record.assertions)
+    if record.test_method_masked.count(MASK.format(1)) == 0:
+        lines = iter([record.target])
+    return _MASK.sub(lambda mask: next(lines, ""), record.test_method_masked)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -10,13 +12,15 @@ from transformers import PreTrainedTokenizerFast
 from distillctl.core.data.records import MASK
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+_MASK = re.compile(r"<extra_id_\d+>")
 MASK_TOKENS = 8  # records mask at most three assertions; the rest is room for other data
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE (Sennrich 2016; bytes as in GPT-2) with ``<pad>``=0, ``</s>``=1, ``<unk>``=2, masks.
+    """Trains a byte-level BPE (Sennrich 2016; bytes as in GPT-2): ``<pad>`` 0, ``</s>`` 1, ``<unk>`` 2.
 
     Digits stand alone, so that a number is written digit by digit and not looked up; every text round-trips.
+    The masks in the texts are left out: they are tokens of their own and should not shape the merges.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -30,8 +34,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192) -> PreTra
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    tokenizer.train_from_iterator((_MASK.sub("\n", text) for text in texts), trainer)
+    fast: Any = PreTrainedTokenizerFast  # untyped in some versions of the library
+    trained: PreTrainedTokenizerFast = fast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
@@ -39,3 +44,4 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192) -> PreTra
         additional_special_tokens=masks,
         clean_up_tokenization_spaces=False,
     )
+    return trained

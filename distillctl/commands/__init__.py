@@ -1,0 +1,1 @@
+"""One function per verb: configuration in, what the user sees out. Commands never import each other."""

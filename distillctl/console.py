@@ -1,0 +1,88 @@
+"""What a person sees: progress on long work, notes, tables. Quiet when the output is not a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from distillctl.core.progress import Task
+
+if TYPE_CHECKING:
+    from distillctl.core.distillation import Outcome
+
+SHOWN = {"f1": "F1", "exact_match": "exact match", "valid_syntax": "valid syntax"}
+
+
+class _Bar:
+    def __init__(self, progress: Progress, title: str, total: int | None) -> None:
+        self._progress = progress
+        self._id = progress.add_task(title, total=total, note="")
+
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        if total is not None:
+            self._progress.update(self._id, total=total)
+        self._progress.update(self._id, completed=done, note=note)
+
+
+class _Silent:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        pass
+
+
+class ConsoleReporter:
+    """Progress bars on a terminal; elsewhere one line when a piece of work is done, for logs."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(soft_wrap=True, highlight=False)
+
+    def note(self, text: str) -> None:
+        """One line that stays. The text is shown as it is: it may hold brackets from files."""
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def task(self, title: str, total: int | None = None) -> Iterator[Task]:
+        """A bar with speed and time left while inside; then a line with the seconds it took."""
+        started = time.perf_counter()
+        if not self.console.is_terminal:
+            yield _Silent()
+        else:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                TextColumn("{task.fields[note]}"),
+            )
+            with Progress(*columns, console=self.console, transient=True) as progress:
+                yield _Bar(progress, title, total)
+        self.note(f"{title}: {time.perf_counter() - started:.1f} s")
+
+    def show_outcome(self, outcome: Outcome) -> None:
+        """Scores beside what they must beat, seconds per phase, and where the files are."""
+        caption = f"{outcome.records_scored:,} records of {outcome.split}; points of 100"
+        rows = [[system, *(f"{values[name]:.2f}" for name in SHOWN)] for system, values in outcome.scores.items()]
+        self.console.print(table("Scores", ["", *SHOWN.values()], rows, caption))
+        self.show_facts("Seconds", {**outcome.seconds, "total": sum(outcome.seconds.values())})
+        for name in ("student", "step_metrics.csv", f"evaluation/{outcome.split}", "run.json"):
+            self.note(str(outcome.run.path / name))
+
+    def show_facts(self, title: str, facts: Mapping[str, object]) -> None:
+        """A table of names and values."""
+        rows = [[name, f"{v:,.1f}" if isinstance(v, float) else str(v)] for name, v in facts.items()]
+        self.console.print(table(title, ["", ""], rows))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    result = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for index, column in enumerate(columns):
+        result.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        result.add_row(*row)
+    return result

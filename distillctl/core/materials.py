@@ -1,0 +1,133 @@
+"""Everything a training starts from: records, tokenizer, teacher, student, encoder, bank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from distillctl.core.config.schema import Config
+from distillctl.core.data.corpus import Corpus, open_corpus
+from distillctl.core.data.encoding import Encoded, Encoder
+from distillctl.core.data.records import Record
+from distillctl.core.data.selection import fixed_sample, main_language, training_sample
+from distillctl.core.encoder.alignment import align_vocabulary
+from distillctl.core.encoder.bank import build_bank
+from distillctl.core.encoder.frozen import FrozenEncoder, teacher_encoder
+from distillctl.core.errors import DataError
+from distillctl.core.losses.critical import CriticalTokens
+from distillctl.core.models.loading import load_encoder, load_tokenizer
+from distillctl.core.progress import Reporter
+from distillctl.core.teacher.live import LiveTeacher
+from distillctl.core.training.step_inputs import Guides
+from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
+
+
+@dataclass(frozen=True)
+class Data:
+    """The records of a run: all training records, those chosen, and those it is scored on."""
+
+    corpus: Corpus
+    all_train: list[Record]
+    train: list[Record]
+    dev: list[Record]
+    final: list[Record]
+
+
+def open_data(config: Config, reporter: Reporter) -> Data:
+    """Mines or reads the corpus and chooses the run's records. Raises DataError for an empty split."""
+    settings = config.data
+    with reporter.task("reading the corpus") as task:
+        corpus = open_corpus(
+            settings.path,
+            settings.packages,
+            settings.mask,
+            settings.max_assertions_per_test,
+            on_progress=lambda done, total: task.update(done, total, note="test files"),
+        )
+    for note in corpus.notes:
+        reporter.note(note)
+    every = corpus.records("train")
+    evaluation = config.evaluation
+    return Data(
+        corpus,
+        every,
+        training_sample(every, settings.max_train_samples, config.seed),
+        fixed_sample(corpus.records("dev"), evaluation.dev_limit) if evaluation.on_epoch_end else [],
+        fixed_sample(corpus.records(evaluation.split), evaluation.limit),
+    )
+
+
+@dataclass(frozen=True)
+class EncodedData:
+    """The run's records as token ids."""
+
+    train: Encoded
+    dev: Encoded
+    final: Encoded
+
+
+def encode_data(config: Config, data: Data, tokenizer: Any, reporter: Reporter) -> EncodedData:
+    """Tokenises the chosen records. Raises DataError when no training example is left."""
+    encoder = Encoder(tokenizer, config.data.max_source_length, config.data.max_target_length)
+    parts = {}
+    with reporter.task("tokenising", 3) as task:
+        for done, (name, records) in enumerate(
+            (("train", data.train), ("dev", data.dev), (config.evaluation.split, data.final)), start=1
+        ):
+            parts[done] = encoder.encode(records)
+            task.update(done, 3, note=name)
+            if records:
+                reporter.note(f"{name}: {parts[done].summary()}")
+    if not parts[1].examples:
+        raise DataError("no training example is left after truncation: raise data.max_target_length")
+    return EncodedData(parts[1], parts[2], parts[3])
+
+
+def make_guides(
+    config: Config,
+    teacher: Any | None,
+    tokenizer: Any,
+    student_width: int,
+    train: Encoded,
+    device: torch.device,
+    reporter: Reporter,
+) -> tuple[Guides, dict[str, Any]]:
+    """What the active terms need beside the gold tokens, and facts about it for run.json."""
+    active = set(config.objective.active_terms)
+    facts: dict[str, Any] = {}
+    live = LiveTeacher(teacher.to(device)) if teacher is not None and active & TEACHER_TERMS else None
+    encoder = bank = None
+    if active & ENCODER_TERMS:
+        encoder, coverage = _frozen_encoder(config, teacher, tokenizer, student_width)
+        encoder.to(device)
+        facts["encoder"] = {"model": config.encoder.model, "width": encoder.width, "vocabulary": coverage}
+        with reporter.task("encoding the golds", len(train.examples)) as task:
+            bank = build_bank(
+                encoder,
+                ((example.key, example.labels) for example in train.examples),
+                on_progress=lambda done, total: task.update(done, total),
+            )
+        facts["bank"] = {"examples": len(bank), "bytes": bank.nbytes}
+    critical = None
+    settings = config.objective.critical_tokens
+    if "focal" in active and settings.weight > 1:
+        critical = CriticalTokens(tokenizer, main_language(train.records), settings.extra)
+    return Guides(live, encoder, bank, critical), facts
+
+
+def _frozen_encoder(
+    config: Config, teacher: Any | None, tokenizer: Any, student_width: int
+) -> tuple[FrozenEncoder, str]:
+    name = config.encoder.model
+    if name == "teacher":
+        if teacher is None:
+            raise DataError("encoder.model=teacher needs a teacher: name another encoder")
+        model, encoder_tokenizer = teacher_encoder(teacher), load_tokenizer(config.teacher.model, "teacher")
+    else:
+        model, encoder_tokenizer = load_encoder(name), load_tokenizer(name, "encoder")
+    table, coverage = align_vocabulary(
+        tokenizer, encoder_tokenizer, model.get_input_embeddings().weight, rows=student_width
+    )
+    return FrozenEncoder(model, table), str(coverage)

@@ -1,0 +1,1 @@
+"""Models by name: the embedded teacher, local directories, hub names; and the student made from a teacher."""

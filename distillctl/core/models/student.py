@@ -1,0 +1,129 @@
+"""The student: its shape, and the weights it starts from."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, T5Config
+
+from distillctl.core.config.schema import StudentConfig
+from distillctl.core.errors import DataError, UsageError
+from distillctl.core.models.loading import EMBEDDED, load_config, load_seq2seq
+
+# Where encoder-decoder families keep their layers, and what their configs call the number of them.
+_LAYER = re.compile(r"^(.*?\b(encoder|decoder)\.(?:block|layers|layer)\.)(\d+)(\..*)$")
+_COUNTS = {"encoder": ("num_layers", "encoder_layers"), "decoder": ("num_decoder_layers", "decoder_layers")}
+
+
+def make_student(settings: StudentConfig, teacher: Any) -> Any:
+    """The student a configuration describes, in float32.
+
+    ``model: embedded`` takes the teacher's shape with fewer layers; ``init`` says where its weights come from:
+    ``teacher-layers`` (alternate layers of the teacher, everything else copied: Shleifer & Rush 2020, section 3),
+    ``random``, ``pretrained`` (``model``'s own), or a path or hub name.
+    """
+    if settings.init == "pretrained":
+        return load_seq2seq(settings.model, "student")
+    if settings.init not in ("teacher-layers", "random"):
+        return load_seq2seq(settings.init, "student.init")
+    shape = teacher.config if settings.model == EMBEDDED else load_config(settings.model, "student")
+    counts = _layer_counts(settings, shape, halve=settings.model == EMBEDDED)
+    config = with_layers(shape, counts)
+    student = AutoModelForSeq2SeqLM.from_config(config)
+    if settings.init == "teacher-layers":
+        copy_teacher_layers(teacher, student, counts)
+    return student.float()
+
+
+def embedded_shape(vocabulary_size: int) -> T5Config:
+    """The shape of the embedded teacher: a T5 of 9.4 million parameters for a tokenizer of about 8k."""
+    return T5Config(
+        vocab_size=vocabulary_size,
+        d_model=256,
+        d_kv=64,
+        num_heads=4,
+        d_ff=768,
+        num_layers=6,
+        num_decoder_layers=2,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
+
+
+def layer_count(config: Any, stack: str) -> int:
+    """Number of layers of a stack ("encoder" or "decoder"), whatever the family calls it."""
+    for name in _COUNTS[stack]:
+        value = config.to_dict().get(name)
+        if value is not None:
+            return int(value)
+    raise DataError(f"a {config.model_type} model does not say how many {stack} layers it has")
+
+
+def with_layers(config: Any, counts: dict[str, int]) -> Any:
+    """A copy of a model configuration with other numbers of layers."""
+    changed = copy.deepcopy(config)
+    for stack, count in counts.items():
+        known = [name for name in _COUNTS[stack] if config.to_dict().get(name) is not None]
+        if not known:
+            raise DataError(f"a {config.model_type} model does not say how many {stack} layers it has")
+        setattr(changed, known[0], count)
+    return changed
+
+
+def _layer_counts(settings: StudentConfig, shape: Any, halve: bool) -> dict[str, int]:
+    counts = {}
+    for stack, wanted in (("encoder", settings.encoder_layers), ("decoder", settings.decoder_layers)):
+        there = layer_count(shape, stack)
+        counts[stack] = wanted if wanted is not None else max(1, there // 2) if halve else there
+        if settings.init == "teacher-layers" and counts[stack] > there:
+            raise UsageError(
+                f"student.{stack}_layers: {counts[stack]} layers cannot be taken from a teacher with {there}. "
+                f"Use at most {there}, or student.init=random"
+            )
+    return counts
+
+
+def alternate_layers(available: int, wanted: int) -> list[int]:
+    """Which of a teacher's layers a student of ``wanted`` layers takes: evenly spread, the first always.
+
+    The first layer holds T5's relative position biases, so it is never left out.
+    """
+    return [index * available // wanted for index in range(wanted)]
+
+
+@torch.no_grad()
+def copy_teacher_layers(teacher: Any, student: Any, counts: dict[str, int]) -> None:
+    """Copies the teacher's weights into a shallower student of the same width, in place.
+
+    Raises DataError where a student's weight has no counterpart of its shape in the teacher.
+    """
+    chosen = {
+        stack: alternate_layers(layer_count(teacher.config, stack), count) for stack, count in counts.items()
+    }
+    weights = teacher.state_dict()
+    renamed: dict[str, torch.Tensor] = {}
+    for name, target in student.state_dict().items():
+        source = _teacher_name(name, chosen)
+        if source not in weights or weights[source].shape != target.shape:
+            raise DataError(
+                f"student.init=teacher-layers: the student's {name} {tuple(target.shape)} has no counterpart in the "
+                "teacher. Student and teacher need the same width and family; use student.init=random otherwise"
+            )
+        renamed[name] = weights[source].to(target.dtype)
+    student.load_state_dict(renamed)
+
+
+def _teacher_name(name: str, chosen: dict[str, Sequence[int]] | dict[str, list[int]]) -> str:
+    match = _LAYER.match(name)
+    if match is None:
+        return name
+    prefix, stack, index, rest = match.groups()
+    return f"{prefix}{chosen[stack][int(index)]}{rest}"

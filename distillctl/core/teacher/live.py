@@ -1,0 +1,40 @@
+"""A teacher that is run on every micro-batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillctl.core.models.loading import freeze, run_head_in_float32
+from distillctl.core.models.vocabulary import special_ids
+
+
+def shift_right(labels: Tensor, start_id: int, padding_id: int) -> Tensor:
+    """Decoder inputs for teacher forcing: labels moved one place right behind the start id. [B,T] -> [B,T]"""
+    shifted = torch.empty_like(labels)
+    shifted[:, 0] = start_id
+    shifted[:, 1:] = labels[:, :-1]
+    return shifted.masked_fill(shifted < 0, padding_id)
+
+
+class LiveTeacher:
+    """Runs a frozen encoder-decoder model beside the student."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = freeze(model)
+        run_head_in_float32(model)
+        self._start, self._padding = special_ids(model, "teacher")
+
+    @torch.no_grad()
+    def logits(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        """Teacher-forced logits of the gold targets. [B,S], [B,S], [B,T] -> [B,T,V] float32"""
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=shift_right(labels, self._start, self._padding),
+            use_cache=False,
+        )
+        logits: Tensor = outputs.logits
+        return logits.float()

@@ -1,0 +1,120 @@
+"""Which examples make which step, and the tensors they become.
+
+The examples of a step are a function of the seed, the epoch and the step's number alone, so a run can go on at any
+step without replaying the ones before, and the split over micro-batches and processes changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillctl.core.data.encoding import Example
+from distillctl.core.losses.term import IGNORE_INDEX
+
+# Steps whose examples are sorted by length together: little padding, yet steps differ in what they hold.
+BUCKET_STEPS = 50
+
+
+class StepPlan:
+    """The examples of every optimizer step of a run.
+
+    The stream of examples is one permutation per epoch, (seed, epoch) -> order. Blocks of ``BUCKET_STEPS`` steps of
+    the stream are sorted by length and cut into steps, whose order is shuffled again. Every step is full: the last one
+    takes what it lacks from the epoch after.
+
+    Args:
+        lengths: cost of each example, e.g. (source tokens, target tokens), for sorting.
+        step_size: examples of one optimizer step, over all micro-batches and processes.
+    """
+
+    def __init__(self, lengths: Sequence[tuple[int, int]], step_size: int, epochs: float, seed: int) -> None:
+        self._lengths = list(lengths)
+        self.examples = len(lengths)
+        self.step_size = step_size
+        self.seed = seed
+        self.steps = max(1, math.ceil(self.examples * epochs / step_size - 1e-9))
+        self._block: tuple[int, list[list[int]]] = (-1, [])
+
+    def step(self, number: int) -> list[int]:
+        """Example indices of step ``number`` (from 0), sorted by length."""
+        block, within = divmod(number, BUCKET_STEPS)
+        if self._block[0] != block:
+            self._block = (block, self._make_block(block))
+        return self._block[1][within]
+
+    def epoch_after(self, number: int) -> float:
+        """Epochs seen when step ``number`` (from 0) is done."""
+        return (number + 1) * self.step_size / self.examples
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.examples)
+
+    def _make_block(self, block: int) -> list[list[int]]:
+        size = BUCKET_STEPS * self.step_size
+        start = block * size
+        # The last block may end with the run: sorting must not pull examples of later steps into it.
+        end = min(start + size, self.steps * self.step_size)
+        stream: list[int] = []
+        epoch, skip = divmod(start, self.examples)
+        while len(stream) < end - start:
+            stream += self._order(epoch).tolist()[skip:]
+            epoch, skip = epoch + 1, 0
+        stream = stream[: end - start]
+        stream.sort(key=lambda index: (self._lengths[index], index))
+        steps = [stream[i : i + self.step_size] for i in range(0, len(stream), self.step_size)]
+        shuffled = np.random.default_rng([self.seed, block, 1]).permutation(len(steps))
+        return [steps[position] for position in shuffled]
+
+
+def share_of(indices: Sequence[int], micro_batches: int, rank: int = 0, ranks: int = 1) -> list[list[int]]:
+    """This process's micro-batches of a step: consecutive runs of the length-sorted examples, dealt to processes."""
+    size = math.ceil(len(indices) / (micro_batches * ranks))
+    pieces = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
+    return pieces[rank::ranks]
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Token ids of a micro-batch, padded on the right.
+
+    Attributes:
+        examples: their positions in the training set.
+        input_ids, attention_mask: [B,S] int64.
+        labels: [B,T] int64, -100 at padding.
+    """
+
+    examples: tuple[int, ...]
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on another device."""
+        return MicroBatch(
+            self.examples,
+            self.input_ids.to(device, non_blocking=True),
+            self.attention_mask.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+        )
+
+
+def collate(examples: Sequence[Example], indices: Sequence[int], padding_id: int) -> MicroBatch:
+    """Pads the chosen examples to their longest."""
+    chosen = [examples[index] for index in indices]
+    input_ids = _padded([example.input_ids for example in chosen], padding_id)
+    lengths = torch.tensor([len(example.input_ids) for example in chosen])
+    mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+    return MicroBatch(tuple(indices), input_ids, mask, _padded([e.labels for e in chosen], IGNORE_INDEX))
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    padded = torch.full((len(rows), max(len(row) for row in rows)), value, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return padded

@@ -1,0 +1,331 @@
+"""The only training loop: examples of a step, forward, the objective's gradient at the logits, one update."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from distillctl.core.config.schema import Config
+from distillctl.core.data.encoding import Example
+from distillctl.core.errors import DataError, RunError
+from distillctl.core.losses.objective import Objective
+from distillctl.core.losses.step_report import StepReport
+from distillctl.core.losses.term import LossBatch, StudentOutputs
+from distillctl.core.models.loading import run_head_in_float32
+from distillctl.core.models.vocabulary import special_ids
+from distillctl.core.progress import Reporter
+from distillctl.core.run_dir import RunDirectory, StepLog
+from distillctl.core.teacher.live import shift_right
+from distillctl.core.training.batches import MicroBatch
+from distillctl.core.training.checkpoints import Checkpoint, TrainerState, load_optimizers, save_checkpoint
+from distillctl.core.training.gate import check_terms_reach_student
+from distillctl.core.training.interrupts import InterruptFlag
+from distillctl.core.training.memory import peak_memory_mb
+from distillctl.core.training.optimisation import learning_rate_factor, make_optimizers, set_learning_rate
+from distillctl.core.training.step_inputs import Guides, StepInputs, StepLoader, plan_steps
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished or interrupted training leaves."""
+
+    steps: int
+    interrupted: bool
+    dev_f1: dict[str, float]
+    gate_norms: dict[str, float]
+
+
+class Trainer:
+    """Trains one student.
+
+    Args:
+        config: the resolved configuration.
+        accelerator: device, precision, processes.
+        student: the model to train, in float32; it is trained in place.
+        tokenizer: the student's, saved beside its weights.
+        examples: the tokenised training records.
+        guides: teacher, encoder, bank, critical tokens.
+        objective: the composite loss.
+        run: where the log and the checkpoints go.
+        data_fingerprint: names the training records; a checkpoint of other data is refused.
+        score_dev: F1 (points) of a model on the dev records; None scores nothing.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        accelerator: Accelerator,
+        student: Any,
+        tokenizer: Any,
+        examples: tuple[Example, ...],
+        guides: Guides,
+        objective: Objective,
+        run: RunDirectory,
+        data_fingerprint: str,
+        score_dev: Callable[[Any], float] | None = None,
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.tokenizer, self.guides = tokenizer, guides
+        self.objective, self.run = objective, run
+        self.data_fingerprint, self.score_dev = data_fingerprint, score_dev
+        self.plan = plan_steps(config, examples, accelerator.num_processes)
+        self.student = student
+        self._start_id, self._padding_id = special_ids(student, "student")
+        prepare_student(student, config)
+        self.model, *optimizers = accelerator.prepare(student, *make_optimizers(student, config.training))
+        self.optimizers: list[Any] = list(optimizers)
+        self.loader = StepLoader(
+            config,
+            examples,
+            self.plan,
+            guides,
+            self._padding_id,
+            accelerator.device,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        self._factor = learning_rate_factor(config.training, self.plan.steps)
+        self.state = TrainerState(0, 0, config.fingerprint(), data_fingerprint, {})
+
+    # --- a run ------------------------------------------------------------------------------------------------
+
+    def train(self, reporter: Reporter, checkpoint: Checkpoint | None = None) -> TrainingResult:
+        """Runs to the end, or to the first Ctrl-C after the step under way; checkpoints and dev scores on the way.
+
+        Raises RunError when a term is silent (before step 1), or a loss or gradient is not finite.
+        """
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        first = self.state.step
+        gate_norms = self._pass_gate() if first == 0 else {}
+        log = self.run.step_log(
+            self.objective.names, tensorboard=self.config.logging.tensorboard, append=checkpoint is not None
+        )
+        epochs_done = math.floor(first * self.plan.step_size / self.plan.examples + 1e-9)
+        with log, InterruptFlag() as interrupt, reporter.task("training", self.plan.steps) as task:
+            for number in range(first, self.plan.steps):
+                row = self._step(number)
+                if (number + 1) % self.config.logging.steps == 0 or number + 1 == self.plan.steps:
+                    log.write(row)
+                task.update(number + 1, note=_progress_note(row))
+                ended = number + 1 == self.plan.steps
+                epoch = math.floor(self.plan.epoch_after(number) + 1e-9)
+                if epoch > epochs_done or ended:
+                    epochs_done = epoch
+                    self._end_epoch(log, reporter)
+                elif interrupt.raised:
+                    self._save()
+                if interrupt.raised and not ended:
+                    return TrainingResult(number + 1, True, self.state.dev_f1, gate_norms)
+        return TrainingResult(self.plan.steps, False, self.state.dev_f1, gate_norms)
+
+    def _end_epoch(self, log: StepLog, reporter: Reporter) -> None:
+        if self.score_dev is not None and self.config.evaluation.on_epoch_end:
+            f1 = self.score_dev(self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False))
+            self.student.train()
+            self.state = replace(self.state, dev_f1={**self.state.dev_f1, str(self.state.step): f1})
+            log.mirror(self.state.step, {"dev/f1": f1})
+            epoch = self.state.step * self.plan.step_size / self.plan.examples
+            reporter.note(f"step {self.state.step:,} (epoch {epoch:.2f}): F1 on dev {f1:.2f}")
+        self._save()
+
+    def _save(self) -> None:
+        self.state = replace(self.state, objective=self.objective.state_dict())
+        if self.accelerator.is_main_process:
+            save_checkpoint(
+                self.run,
+                self.state,
+                self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False),
+                self.tokenizer,
+                [getattr(optimizer, "optimizer", optimizer) for optimizer in self.optimizers],
+                self.config.to_dict(),
+                self.config.checkpoints.save_total_limit,
+            )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        mine, saved = self.state, checkpoint.state
+        if saved.config_fingerprint != mine.config_fingerprint:
+            raise DataError(f"{checkpoint.path}: made with another configuration; resume with the run's own config.yaml")
+        if saved.data_fingerprint != mine.data_fingerprint:
+            raise DataError(
+                f"{checkpoint.path}: made from other data ({saved.data_fingerprint[:12]}, now "
+                f"{mine.data_fingerprint[:12]}): package versions or the data file changed"
+            )
+        unwrapped = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        # Tied weights are stored once: what is missing is tied to something that is there.
+        unwrapped.load_state_dict(checkpoint.student, strict=False)
+        unwrapped.tie_weights()
+        load_optimizers(
+            [getattr(optimizer, "optimizer", optimizer) for optimizer in self.optimizers], checkpoint.optimizers
+        )
+        torch.set_rng_state(checkpoint.random)
+        self.objective.load_state_dict(saved.objective)
+        self.state = saved
+
+    # --- one step ---------------------------------------------------------------------------------------------
+
+    def _step(self, number: int) -> dict[str, float | int | None]:
+        """One optimizer step (``number`` from 0); returns its row of step_metrics.csv."""
+        started = time.perf_counter()
+        inputs = self.loader.load(number)
+        data_seconds = time.perf_counter() - started
+        learning_rate = self.config.training.learning_rate * self._factor(number)
+        set_learning_rate(self.optimizers, learning_rate)
+        separate = number % self.config.logging.gradient_steps == 0
+        tokens = self._begin(inputs, number, separate)
+        for index, (micro, batch) in enumerate(zip(inputs.micro_batches, inputs.loss_batches, strict=True)):
+            last = index + 1 == len(inputs.micro_batches)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                logits = self._logits(self.model, micro)
+                gradient = self.objective.logit_gradient(self._outputs(logits), self._with_teacher(batch, micro))
+                # Data-parallel training averages gradients over processes; the objective's counts are global sums.
+                logits.backward(gradient * self.accelerator.num_processes)
+        report = self.objective.end_step()
+        total_norm = self._clip(number)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.state = replace(self.state, step=number + 1, target_tokens=self.state.target_tokens + tokens)
+        seconds = time.perf_counter() - started
+        return {
+            "step": number + 1,
+            "epoch": self.plan.epoch_after(number),
+            "samples_seen": (number + 1) * self.plan.step_size,
+            "target_tokens": self.state.target_tokens,
+            "learning_rate": learning_rate,
+            **report_columns(report),
+            "grad_norm_total": total_norm,
+            # A live teacher gives every id its probability: nothing is left to a tail.
+            "teacher_tail_mass": 0.0 if self.guides.teacher is not None else None,
+            "step_seconds": seconds,
+            "data_seconds": data_seconds,
+            "tokens_per_second": tokens / seconds,
+            "peak_memory_mb": peak_memory_mb(self.accelerator.device),
+        }
+
+    def _begin(self, inputs: StepInputs, number: int, separate: bool) -> int:
+        """Tells the objective the whole step's counts; returns its number of target tokens. One reduction."""
+        per_batch = [self.objective.counts(batch) for batch in inputs.loss_batches]
+        names = self.objective.names
+        local = torch.stack([torch.stack([counts[name] for name in names]) for counts in per_batch]).sum(dim=0)
+        tokens = local.new_tensor([inputs.tokens])
+        total: Tensor = self.accelerator.reduce(torch.cat([local, tokens]), reduction="sum")
+        progress = number / max(1, self.plan.steps - 1)
+        self.objective.begin_step(dict(zip(names, total, strict=False)), progress, separate)
+        return int(total[-1]) if self.accelerator.num_processes > 1 else inputs.tokens
+
+    def _logits(self, model: Any, micro: MicroBatch) -> Tensor:
+        """Teacher-forced student logits, [B,T,V] float32."""
+        outputs = model(
+            input_ids=micro.input_ids,
+            attention_mask=micro.attention_mask,
+            decoder_input_ids=shift_right(micro.labels, self._start_id, self._padding_id),
+            use_cache=False,
+        )
+        logits: Tensor = outputs.logits
+        return logits.float()
+
+    def _outputs(self, logits: Tensor) -> StudentOutputs:
+        return StudentOutputs(logits, self._read_predictions if self.guides.encoder is not None else None)
+
+    def _read_predictions(self, logits: Tensor, mask: Tensor) -> Tensor:
+        assert self.guides.encoder is not None
+        with self.accelerator.autocast():
+            return self.guides.encoder.predicted_states(logits, mask)
+
+    def _with_teacher(self, batch: LossBatch, micro: MicroBatch) -> LossBatch:
+        if self.guides.teacher is None:
+            return batch
+        with self.accelerator.autocast():
+            logits = self.guides.teacher.logits(micro.input_ids, micro.attention_mask, micro.labels)
+        return replace(batch, teacher_logits=logits)
+
+    def _clip(self, number: int) -> float:
+        """Clips the total gradient norm and returns it as it was. Raises RunError when it is not finite."""
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.training.max_grad_norm)
+        total = float(norm) if norm is not None else math.nan
+        if not math.isfinite(total):
+            raise RunError(
+                f"step {number + 1}: the gradient of the student's parameters is {total}; nothing was updated. "
+                "Lower training.learning_rate or turn bf16 off"
+            )
+        return total
+
+    # --- before step 1 ----------------------------------------------------------------------------------------
+
+    def _pass_gate(self) -> dict[str, float]:
+        """Refuses silent terms, and measures the gradients of step 1 so that it is limited like every other."""
+        inputs = self.loader.load(0)
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        micro = inputs.micro_batches[0]
+        random_state = torch.get_rng_state()
+        frozen: dict[str, torch.nn.Module] = {}
+        if self.guides.teacher is not None:
+            frozen["teacher"] = self.guides.teacher.model
+        if self.guides.encoder is not None:
+            frozen["encoder"] = self.guides.encoder
+        norms = check_terms_reach_student(
+            unwrapped.parameters(),
+            self._logits(unwrapped, micro),
+            self._outputs,
+            self.objective.terms,
+            self._with_teacher(inputs.loss_batches[0], micro),
+            frozen,
+            self.objective.log_only,
+        )
+        self._begin(inputs, 0, separate=False)
+        for micro, batch in zip(inputs.micro_batches, inputs.loss_batches, strict=True):
+            with torch.no_grad():
+                logits = self._logits(unwrapped, micro)
+            self.objective.logit_gradient(self._outputs(logits), self._with_teacher(batch, micro))
+        self.objective.end_step()
+        torch.set_rng_state(random_state)  # dropout of step 1 does not depend on what was measured before it
+        return norms
+
+
+def prepare_student(student: Any, config: Config) -> None:
+    """What a configuration changes in a student before training: head precision, dropout, checkpointing."""
+    run_head_in_float32(student)
+    if config.training.dropout_rate is not None:
+        for module in student.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = config.training.dropout_rate
+    if config.training.gradient_checkpointing:
+        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    student.train()
+
+
+def report_columns(report: StepReport) -> dict[str, float | None]:
+    """A step report as columns of step_metrics.csv."""
+    columns: dict[str, float | None] = {"loss_total": report.loss_total}
+    for name in report.losses:
+        columns |= {
+            f"loss_{name}": report.losses[name],
+            f"scale_{name}": report.scales[name],
+            f"weight_{name}": report.weights[name],
+            f"weighted_{name}": report.weighted[name],
+            f"grad_norm_{name}": report.grad_norms[name] if report.grad_norms is not None else None,
+        }
+    columns |= {f"grad_cos_{a}_{b}": cosine for (a, b), cosine in report.grad_cosines.items()}
+    return columns | {
+        "grad_norm_primary": report.grad_norm_primary,
+        "grad_norm_auxiliary": report.grad_norm_auxiliary,
+        "auxiliary_clip": report.auxiliary_clip,
+    }
+
+
+def _progress_note(row: dict[str, float | int | None]) -> str:
+    losses = " ".join(
+        f"{name.removeprefix('loss_')} {value:.3f}"
+        for name, value in row.items()
+        if name.startswith("loss_") and name != "loss_total" and value is not None
+    )
+    return f"loss {row['loss_total']:.3f} ({losses})  {row['tokens_per_second']:.0f} tokens/s"
