@@ -110,7 +110,7 @@ MAKE_BOX = "def make_box():\n    return Box()"
 
 @pytest.fixture
 def mine_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Record]]:
-    """Installs a package with one test file (and other files) and mines it: records by what follows ``::``."""
+    """Installs a package with one test file (and others) and mines it: records by what follows ``::``."""
 
     def run(tests: str | bytes, mask: str = "one", max_per_test: int = 3, **files: str) -> dict[str, Record]:
         others = {path.replace("__", "/") + ".py": text for path, text in files.items()}
@@ -272,7 +272,8 @@ def test_of_several_definitions_the_nearest_counts(mine_tests: Callable[..., dic
 def test_definitions_are_found_behind_form_feeds_and_odd_line_ends(
     mine_tests: Callable[..., dict[str, Record]],
 ) -> None:
-    odd = "'''a\x0cb\u2028c\x1cd'''\r\n\x0c\r\nclass A:\r\n    async def  odd (self):\r\n        return 1\r\n\r\nx = 2\r\n"
+    odd = "'''a\x0cb\u2028c\x1cd'''\n\x0c\nclass A:\n    async def  odd (self):\n        return 1\n\nx = 2\n"
+    odd = odd.replace("\n", "\r\n")
     (record,) = mine_tests("def test():\n    odd()\n    assert x\n", demo__odd=odd).values()
     assert record.focal_method == "async def  odd (self):\n    return 1"
 
@@ -371,7 +372,7 @@ def test_a_listed_file_that_is_gone_is_passed_over(tmp_path: Path, monkeypatch: 
 
 
 def many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> PackageFiles:
-    body = "def test_{0}():\n    x{0} = add({0}, y{0}, z{0})\n    assert x{0} == 'a{0}'\n    done{0}(x{0}, x{0})\n"
+    body = "def test_{0}():\n    x{0} = add({0}, y{0})\n    assert x{0} == 'a{0}'\n    done{0}(x{0}, x{0})\n"
     files = {f"demo/tests/test_{index}.py": body.format(index) for index in range(number)}
     install_demo(tmp_path, monkeypatch, files)
     package = locate("demo-pkg")

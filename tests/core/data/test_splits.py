@@ -74,6 +74,17 @@ def test_validation_gives_way_to_dev_but_not_to_what_dev_lost() -> None:
     splits, dropped = split_records([record(DEV), record(VALIDATION)])
     assert [len(splits[split]) for split in SPLITS] == [0, 1, 0]
     assert dropped == 1
+    names = [f"n{number}" for number in range(44)]
+    end, both_ends = [*names[:-4], "x", *names[-3:]], [*names[:3], "x", *names[4:-4], "x", *names[-3:]]
+    codes = [" ".join(words) for words in (names, end, both_ends)]
+    assert [float(jaccard(shingles(codes[0]), shingles(code))) >= 0.8 for code in codes] == [
+        True,
+        True,
+        False,
+    ]
+    assert jaccard(shingles(codes[1]), shingles(codes[2])) >= 0.8
+    assert crossing_duplicates(codes, ["train", "dev", "validation"]) == [False, True, False]
+    assert crossing_duplicates(codes[1:], ["dev", "validation"]) == [False, True]
 
 
 def test_changed_constants_and_one_changed_name_make_no_new_test() -> None:
