@@ -40,7 +40,8 @@ from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory, write_model_card
 from distillctl.core.training.accelerator import make_accelerator
 from distillctl.core.training.checkpoints import Checkpoint, latest_checkpoint
-from distillctl.core.training.loop import Trainer, TrainingResult, plan_steps
+from distillctl.core.training.loop import Trainer, TrainingResult
+from distillctl.core.training.step_inputs import plan_steps
 from distillctl.core.training.terms import make_objective
 
 MOST_FREQUENT, PREVIOUS = "most frequent assertion", "previous assertion"

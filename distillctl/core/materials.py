@@ -121,6 +121,7 @@ def _frozen_encoder(
     config: Config, teacher: Any | None, tokenizer: Any, student_width: int
 ) -> tuple[FrozenEncoder, str]:
     name = config.encoder.model
+    model: Any
     if name == "teacher":
         if teacher is None:
             raise DataError("encoder.model=teacher needs a teacher: name another encoder")

@@ -41,21 +41,22 @@ def make_student(settings: StudentConfig, teacher: Any) -> Any:
 
 def embedded_shape(vocabulary_size: int) -> T5Config:
     """The shape of the embedded teacher: a T5 of 9.4 million parameters for a tokenizer of about 8k."""
-    return T5Config(
-        vocab_size=vocabulary_size,
-        d_model=256,
-        d_kv=64,
-        num_heads=4,
-        d_ff=768,
-        num_layers=6,
-        num_decoder_layers=2,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": vocabulary_size,
+        "d_model": 256,
+        "d_kv": 64,
+        "num_heads": 4,
+        "d_ff": 768,
+        "num_layers": 6,
+        "num_decoder_layers": 2,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    }
+    return T5Config(**shape)
 
 
 def layer_count(config: Any, stack: str) -> int:
