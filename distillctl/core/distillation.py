@@ -5,12 +5,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, set_seed
@@ -21,7 +17,7 @@ from distillctl.core.data.corpus import describe
 from distillctl.core.data.encoding import Encoded
 from distillctl.core.data.records import fingerprint
 from distillctl.core.data.tokenizer import train_tokenizer
-from distillctl.core.errors import DistillError, RunError
+from distillctl.core.errors import RunError
 from distillctl.core.evaluation.baselines import most_frequent, previous_assertion
 from distillctl.core.evaluation.decoding import decode
 from distillctl.core.evaluation.evaluate_assertions import Scores, score, write
@@ -37,7 +33,7 @@ from distillctl.core.models.loading import (
 from distillctl.core.models.student import embedded_shape, make_student
 from distillctl.core.models.vocabulary import shared_vocabulary
 from distillctl.core.progress import Reporter
-from distillctl.core.run_dir import RunDirectory, write_model_card
+from distillctl.core.run_dir import Clock, RunDirectory, RunStatus, write_model_card
 from distillctl.core.training.accelerator import make_accelerator
 from distillctl.core.training.checkpoints import Checkpoint, latest_checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
@@ -68,44 +64,6 @@ class Models:
     tokenizer: Any
     teacher: Any | None
     shared_vocabulary: int | None
-
-
-class Clock:
-    """Seconds per phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Adds the time inside to a phase, whatever ends it."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
-
-
-class RunStatus:
-    """Writes how a run ended into run.json, whatever ended it."""
-
-    def __init__(self, run: RunDirectory, clock: Clock) -> None:
-        self._run, self._clock = run, clock
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._run.note(seconds=self._clock.seconds)
-        if kind is None:
-            self._run.finish("finished")
-        elif issubclass(kind, KeyboardInterrupt):
-            self._run.finish("interrupted", "stopped by the user")
-        else:
-            reason = str(error) if isinstance(error, DistillError) else f"{kind.__name__}: {error}"
-            self._run.finish("failed", reason[:500])
 
 
 def distil(config: Config, reporter: Reporter, *, overwrite: bool = False, resume: bool = False) -> Outcome:
@@ -306,7 +264,7 @@ def _predict(config: Config, reporter: Reporter, title: str, model: Any, tokeniz
             max_new_tokens=config.data.max_target_length,
             tokens_per_batch=config.evaluation.batch_tokens,
             bf16=config.training.bf16,
-            on_progress=lambda done, total: task.update(done, total),
+            on_progress=task.update,
         )
 
 

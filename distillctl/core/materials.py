@@ -107,7 +107,7 @@ def make_guides(
             bank = build_bank(
                 encoder,
                 ((example.key, example.labels) for example in train.examples),
-                on_progress=lambda done, total: task.update(done, total),
+                on_progress=task.update,
             )
         facts["bank"] = {"examples": len(bank), "bytes": bank.nbytes}
     critical = None

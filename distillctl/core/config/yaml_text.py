@@ -31,7 +31,7 @@ _PLAIN = "plain"
 class _Loader(yaml.SafeLoader):
     """The safe loader, without YAML 1.1's guesses about unquoted text."""
 
-    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:  # noqa: ARG002 - PyYAML's
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is yaml.ScalarNode:
             return _PLAIN if implicit[0] else f"{_PREFIX}str"
         return f"{_PREFIX}map" if kind is yaml.MappingNode else f"{_PREFIX}seq"

@@ -43,7 +43,7 @@ def straight_through_embedding(logits: Tensor, table: Tensor) -> Tensor:
     Returns:
         [B,T,D] in the logits' dtype.
     """
-    result: Tensor = _StraightThroughEmbedding.apply(logits, table.detach())  # type: ignore[no-untyped-call]
+    result: Tensor = _StraightThroughEmbedding.apply(logits, table.detach())
     return result
 
 

@@ -64,7 +64,7 @@ def jsd_per_token(logits: Tensor, teacher_logits: Tensor, temperature: float = 1
         [B,T] in [0, tau^2 ln 2]. P = (1, 0), Q = (0.5, 0.5), tau = 1: 0.2158.
     """
     teacher = teacher_logits.detach().to(logits.dtype)
-    result: Tensor = _DenseJsd.apply(logits, teacher, temperature)  # type: ignore[no-untyped-call]
+    result: Tensor = _DenseJsd.apply(logits, teacher, temperature)
     return result
 
 

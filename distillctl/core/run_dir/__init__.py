@@ -14,10 +14,13 @@ from distillctl.core.run_dir.directory import RunDirectory
 from distillctl.core.run_dir.files import write_atomically
 from distillctl.core.run_dir.model_card import write_model_card
 from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
+from distillctl.core.run_dir.status import Clock, RunStatus
 from distillctl.core.run_dir.step_log import StepLog, read_step_metrics, step_metric_columns
 
 __all__ = [
+    "Clock",
     "RunDirectory",
+    "RunStatus",
     "StepLog",
     "git_state",
     "hardware",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -162,16 +160,6 @@ class RunDirectory:
             record[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
         self.write_record(record)
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the seconds spent inside to run.json (``seconds``, by phase), even if it ends with an error."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            before = self.record().get("seconds", {}).get(name, 0.0)
-            self.note(seconds={name: round(before + time.perf_counter() - start, 3)})
-
     def finish(self, status: str, reason: str | None = None) -> None:
         """Set the final status: ``finished``, ``interrupted`` or ``failed``, the last two with a reason."""
         if status not in STATUSES[1:]:
@@ -183,18 +171,6 @@ class RunDirectory:
         self._check_inside(self.step_metrics_file)
         mirror = self.folder("tensorboard") if tensorboard else None
         return StepLog(self.step_metrics_file, terms, tensorboard=mirror, append=append)
-
-    def write_metrics(self, split: str, metrics: Mapping[str, Any]) -> Path:
-        """Write evaluation/<split>/metrics.json."""
-        path = self.evaluation(split) / "metrics.json"
-        write_atomically(path, to_json(metrics) + "\n")
-        return path
-
-    def write_predictions(self, split: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-        """Write evaluation/<split>/predictions.jsonl, one object a line."""
-        path = self.evaluation(split) / "predictions.jsonl"
-        write_atomically(path, "".join(to_json(row, indent=None) + "\n" for row in rows))
-        return path
 
     # --- reading --------------------------------------------------------------------------------------------
 

@@ -153,7 +153,7 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         mine, saved = self.state, checkpoint.state
         if saved.config_fingerprint != mine.config_fingerprint:
-            raise DataError(f"{checkpoint.path}: made with another configuration; resume with the run's own config.yaml")
+            raise DataError(f"{checkpoint.path}: made with another configuration; use the run's own config.yaml")
         if saved.data_fingerprint != mine.data_fingerprint:
             raise DataError(
                 f"{checkpoint.path}: made from other data ({saved.data_fingerprint[:12]}, now "

@@ -1,0 +1,46 @@
+"""Is a model name worth asking the Hugging Face hub for? Its client tries an unreachable hub for a minute."""
+
+from __future__ import annotations
+
+import ssl
+import urllib.error
+import urllib.request
+
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError
+
+from distillctl.core.errors import UsageError
+
+PATIENCE_SECONDS = 5.0
+
+
+def check_hub_name(name: str, role: str) -> None:
+    """Raise UsageError for a name that is neither in the hub's local cache nor reachable; quick either way."""
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
+    except HFValidationError as error:
+        raise UsageError(f"{role} {name!r}: there is no such directory, and no hub name looks like this") from error
+    if isinstance(cached, str):
+        return
+    problem = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _problem(constants.ENDPOINT)
+    if problem is not None:
+        raise UsageError(
+            f"{role} {name!r}: there is no such directory, it is not in the local hub cache, and {problem}. "
+            "Give a directory made by save_pretrained, or a hub name while online"
+        )
+
+
+def _problem(endpoint: str) -> str | None:
+    """Why the hub cannot be reached, by one request that respects the system's proxies; None when it answers."""
+    request = urllib.request.Request(endpoint, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS):
+            return None
+    except urllib.error.HTTPError:
+        return None  # an answer, whatever it is: the hub's client knows what to make of it
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return None  # reached; the client may know certificates that Python does not
+        return f"{endpoint} cannot be reached ({reason})"
