@@ -11,22 +11,13 @@ from distillctl.core.config.schema import Config
 
 def run(config: Config, *, output: str | None = None) -> None:
     """Opens the corpus as configured, prints its sizes, and writes it as JSONL where asked to."""
-    from distillctl.core.data.corpus import open_corpus
     from distillctl.core.data.records import write_jsonl
     from distillctl.core.data.splits import SPLITS
     from distillctl.core.errors import RunError
+    from distillctl.core.materials import read_corpus
 
-    reporter, settings = ConsoleReporter(), config.data
-    with reporter.task("reading the corpus") as task:
-        corpus = open_corpus(
-            settings.path,
-            settings.packages,
-            settings.mask,
-            settings.max_assertions_per_test,
-            on_progress=lambda done, total: task.update(done, total, note="test files"),
-        )
-    for note in corpus.notes:
-        reporter.note(note)
+    reporter = ConsoleReporter()
+    corpus = read_corpus(config, reporter)
     records = {split: corpus.records(split) if corpus.sizes[split] else [] for split in SPLITS}
     per_project = {split: Counter(record.project for record in records[split]) for split in SPLITS}
     projects = sorted({name for counts in per_project.values() for name in counts})

@@ -6,42 +6,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, set_seed
+from transformers import set_seed
 
 from distillctl.core.config.objective import WeightSchedule
 from distillctl.core.config.schema import Config
 from distillctl.core.data.corpus import describe
-from distillctl.core.data.encoding import Encoded
 from distillctl.core.data.records import fingerprint
-from distillctl.core.data.tokenizer import train_tokenizer
 from distillctl.core.errors import RunError
-from distillctl.core.evaluation.baselines import most_frequent, previous_assertion
-from distillctl.core.evaluation.decoding import decode
-from distillctl.core.evaluation.evaluate_assertions import Scores, score, write
-from distillctl.core.materials import Data, EncodedData, encode_data, make_guides, open_data
+from distillctl.core.materials import (
+    Data,
+    EncodedData,
+    Models,
+    encode_data,
+    load_models,
+    logit_width,
+    make_guides,
+    new_teacher,
+    open_data,
+)
 from distillctl.core.models.loading import (
-    EMBEDDED,
-    freeze,
-    load_seq2seq,
-    load_tokenizer,
     save_model,
+    tokenizer_fingerprint,
     weights_fingerprint,
 )
-from distillctl.core.models.student import embedded_shape, make_student
-from distillctl.core.models.vocabulary import shared_vocabulary
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import Clock, RunDirectory, RunStatus, write_model_card
+from distillctl.core.scoring import (
+    STUDENT,
+    TEACHER,
+    UNTRAINED,
+    dev_scorer,
+    score_and_store,
+    score_models,
+    score_trivial_answers,
+)
 from distillctl.core.training.accelerator import make_accelerator
 from distillctl.core.training.checkpoints import Checkpoint, latest_checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
 from distillctl.core.training.step_inputs import plan_steps
 from distillctl.core.training.terms import make_objective
-
-MOST_FREQUENT, PREVIOUS = "most frequent assertion", "previous assertion"
-TEACHER, UNTRAINED, STUDENT = "teacher", "student before training", "student"
 
 
 @dataclass
@@ -54,16 +59,6 @@ class Outcome:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     training: TrainingResult | None = None
-
-
-@dataclass(frozen=True)
-class Models:
-    """A student, its tokenizer, and the teacher if there is one."""
-
-    student: Any
-    tokenizer: Any
-    teacher: Any | None
-    shared_vocabulary: int | None
 
 
 def distil(config: Config, reporter: Reporter, *, overwrite: bool = False, resume: bool = False) -> Outcome:
@@ -138,36 +133,6 @@ def _inputs(config: Config) -> list[str]:
     return [name for name in [*names, config.data.path] if name is not None]
 
 
-def load_models(config: Config) -> Models:
-    """Teacher, student and tokenizer, checked against each other."""
-    teacher = freeze(load_seq2seq(config.teacher.model, "teacher"))
-    teacher_tokenizer = load_tokenizer(config.teacher.model, "teacher")
-    student = make_student(config.student, teacher)
-    named = [name for name in (config.student.model,) if name != EMBEDDED]
-    tokenizer = load_tokenizer(named[0], "student") if named else teacher_tokenizer
-    shared = shared_vocabulary(
-        tokenizer, teacher_tokenizer, logit_width(student), logit_width(teacher)
-    )
-    return Models(student, tokenizer, teacher, shared)
-
-
-def logit_width(model: Any) -> int:
-    """Number of logits of a model: its vocabulary with padding."""
-    return int(model.get_output_embeddings().weight.shape[0])
-
-
-def new_teacher(config: Config, data: Data, reporter: Reporter) -> Models:
-    """A model to be taught: the embedded shape with a tokenizer made for the data, or a named model."""
-    if config.student.model != EMBEDDED:
-        tokenizer = load_tokenizer(config.student.model, "student")
-        return Models(make_student(config.student, None), tokenizer, None, None)
-    with reporter.task("training the tokenizer"):
-        texts = (text for r in data.all_train for text in (r.test_method_masked, r.target, r.focal_method))
-        tokenizer = train_tokenizer(texts)
-    student = AutoModelForSeq2SeqLM.from_config(embedded_shape(len(tokenizer)))
-    return Models(student, tokenizer, None, None)
-
-
 def _run(
     config: Config,
     reporter: Reporter,
@@ -193,7 +158,9 @@ def _run(
         if models.teacher is not None:
             models.teacher.to(device)
         with clock.phase("scoring before training"):
-            _score_beforehand(config, reporter, outcome, data, encoded.final, models)
+            before = {TEACHER: models.teacher, UNTRAINED: models.student}
+            outcome.scores |= score_trivial_answers(encoded.final.records, data.all_train)
+            outcome.scores |= score_models(before, models.tokenizer, encoded.final, config, reporter)
         with clock.phase("bank"):
             guides, facts = make_guides(
                 config, models.teacher, models.tokenizer, logit_width(models.student), encoded.train, device, reporter
@@ -213,10 +180,14 @@ def _run(
             ),
             run,
             data_fingerprint,
-            _dev_scorer(config, encoded.dev, models.tokenizer) if encoded.dev.examples else None,
+            dev_scorer(models.tokenizer, encoded.dev, config) if encoded.dev.examples else None,
         )
         outcome.training = _train(trainer, run, reporter, clock, checkpoint)
-        _finish(config, reporter, clock, outcome, encoded, models)
+        with clock.phase("scoring"):
+            outcome.scores[STUDENT] = score_and_store(
+                models.student, models.tokenizer, encoded.final, config, reporter, run, outcome.scores
+            )
+        _write_card(config, outcome, encoded)
     return outcome
 
 
@@ -252,83 +223,6 @@ def _train(
         )
         raise KeyboardInterrupt
     return result
-
-
-def _predict(config: Config, reporter: Reporter, title: str, model: Any, tokenizer: Any, data: Encoded) -> list[str]:
-    with reporter.task(title, len(data.examples)) as task:
-        return decode(
-            model,
-            tokenizer,
-            data.examples,
-            num_beams=config.evaluation.num_beams,
-            max_new_tokens=config.data.max_target_length,
-            tokens_per_batch=config.evaluation.batch_tokens,
-            bf16=config.training.bf16,
-            on_progress=task.update,
-        )
-
-
-def _dev_scorer(config: Config, dev: Encoded, tokenizer: Any) -> Any:
-    def f1(model: Any) -> float:
-        predictions = decode(
-            model,
-            tokenizer,
-            dev.examples,
-            max_new_tokens=config.data.max_target_length,
-            tokens_per_batch=config.evaluation.batch_tokens,
-            bf16=config.training.bf16,
-        )
-        return headline(score(dev.records, predictions))["f1"]
-
-    return f1
-
-
-HEADLINE = ("f1", "precision", "recall", "exact_match", "valid_syntax", "bleu", "edit_similarity")
-
-
-def headline(scores: Scores) -> dict[str, float]:
-    """The metrics shown in tables, in points."""
-    return {name: float(scores.metrics["scores"][name]) for name in HEADLINE}
-
-
-def _score_beforehand(
-    config: Config, reporter: Reporter, outcome: Outcome, data: Data, final: Encoded, models: Models
-) -> None:
-    """Trivial answers, teacher and untrained student on the records the student will be scored on."""
-    records = final.records
-    frequent = most_frequent(record.assertions for record in data.all_train)
-    previous = [previous_assertion(record.test_method_masked, record.language) for record in records]
-    outcome.scores[MOST_FREQUENT] = headline(score(records, [frequent] * len(records)))
-    outcome.scores[PREVIOUS] = headline(score(records, previous))
-    for name, model in ((TEACHER, models.teacher), (UNTRAINED, models.student)):
-        if model is not None:
-            predictions = _predict(config, reporter, f"scoring the {name}", model, models.tokenizer, final)
-            outcome.scores[name] = headline(score(records, predictions))
-
-
-def _finish(
-    config: Config, reporter: Reporter, clock: Clock, outcome: Outcome, encoded: EncodedData, models: Models
-) -> None:
-    """Scores the student, writes evaluation/ and the model card."""
-    final = encoded.final
-    with clock.phase("scoring"):
-        predictions = _predict(config, reporter, f"scoring the {STUDENT}", models.student, models.tokenizer, final)
-        scores = score(final.records, predictions)
-        outcome.scores[STUDENT] = headline(scores)
-        write(
-            outcome.run.evaluation(outcome.split),
-            scores,
-            {
-                "split": outcome.split,
-                "beside": {name: values for name, values in outcome.scores.items() if name != STUDENT},
-                "decoding": {
-                    "num_beams": config.evaluation.num_beams,
-                    "max_new_tokens": config.data.max_target_length,
-                    "bf16": config.training.bf16,
-                },
-            },
-        )
-    _write_card(config, outcome, encoded)
 
 
 def _write_card(config: Config, outcome: Outcome, encoded: EncodedData) -> None:
@@ -389,12 +283,3 @@ def _note_provenance(
         truncation=truncation,
         planned_steps=plan_steps(config, encoded.train.examples, 1).steps,
     )
-
-
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """SHA-256 (hex) over a tokenizer's tokens and ids."""
-    import hashlib
-    import json
-
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
-    return hashlib.sha256(vocabulary.encode("utf-8", "surrogatepass")).hexdigest()

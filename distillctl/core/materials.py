@@ -6,18 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AutoModelForSeq2SeqLM
 
 from distillctl.core.config.schema import Config
 from distillctl.core.data.corpus import Corpus, open_corpus
 from distillctl.core.data.encoding import Encoded, Encoder
 from distillctl.core.data.records import Record
 from distillctl.core.data.selection import fixed_sample, main_language, training_sample
+from distillctl.core.data.tokenizer import train_tokenizer
 from distillctl.core.encoder.alignment import align_vocabulary
 from distillctl.core.encoder.bank import build_bank
 from distillctl.core.encoder.frozen import FrozenEncoder, teacher_encoder
 from distillctl.core.errors import DataError
 from distillctl.core.losses.critical import CriticalTokens
-from distillctl.core.models.loading import load_encoder, load_tokenizer
+from distillctl.core.models.loading import EMBEDDED, freeze, load_encoder, load_seq2seq, load_tokenizer
+from distillctl.core.models.student import embedded_shape, make_student
+from distillctl.core.models.vocabulary import shared_vocabulary
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.live import LiveTeacher
 from distillctl.core.training.step_inputs import Guides
@@ -35,8 +39,8 @@ class Data:
     final: list[Record]
 
 
-def open_data(config: Config, reporter: Reporter) -> Data:
-    """Mines or reads the corpus and chooses the run's records. Raises DataError for an empty split."""
+def read_corpus(config: Config, reporter: Reporter) -> Corpus:
+    """The configured corpus, mined where it is not cached yet, with its notes told."""
     settings = config.data
     with reporter.task("reading the corpus") as task:
         corpus = open_corpus(
@@ -48,12 +52,18 @@ def open_data(config: Config, reporter: Reporter) -> Data:
         )
     for note in corpus.notes:
         reporter.note(note)
+    return corpus
+
+
+def open_data(config: Config, reporter: Reporter) -> Data:
+    """Mines or reads the corpus and chooses the run's records. Raises DataError for an empty split."""
+    corpus = read_corpus(config, reporter)
     every = corpus.records("train")
     evaluation = config.evaluation
     return Data(
         corpus,
         every,
-        training_sample(every, settings.max_train_samples, config.seed),
+        training_sample(every, config.data.max_train_samples, config.seed),
         fixed_sample(corpus.records("dev"), evaluation.dev_limit) if evaluation.on_epoch_end else [],
         fixed_sample(corpus.records(evaluation.split), evaluation.limit),
     )
@@ -132,3 +142,43 @@ def _frozen_encoder(
         tokenizer, encoder_tokenizer, model.get_input_embeddings().weight, rows=student_width
     )
     return FrozenEncoder(model, table), str(coverage)
+
+
+@dataclass(frozen=True)
+class Models:
+    """A student, its tokenizer, and the teacher if there is one."""
+
+    student: Any
+    tokenizer: Any
+    teacher: Any | None
+    shared_vocabulary: int | None
+
+
+def load_models(config: Config) -> Models:
+    """Teacher, student and tokenizer, checked against each other."""
+    teacher = freeze(load_seq2seq(config.teacher.model, "teacher"))
+    teacher_tokenizer = load_tokenizer(config.teacher.model, "teacher")
+    student = make_student(config.student, teacher)
+    named = [name for name in (config.student.model,) if name != EMBEDDED]
+    tokenizer = load_tokenizer(named[0], "student") if named else teacher_tokenizer
+    shared = shared_vocabulary(
+        tokenizer, teacher_tokenizer, logit_width(student), logit_width(teacher)
+    )
+    return Models(student, tokenizer, teacher, shared)
+
+
+def logit_width(model: Any) -> int:
+    """Number of logits of a model: its vocabulary with padding."""
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
+def new_teacher(config: Config, data: Data, reporter: Reporter) -> Models:
+    """A model to be taught: the embedded shape with a tokenizer made for the data, or a named model."""
+    if config.student.model != EMBEDDED:
+        tokenizer = load_tokenizer(config.student.model, "student")
+        return Models(make_student(config.student, None), tokenizer, None, None)
+    with reporter.task("training the tokenizer"):
+        texts = (text for r in data.all_train for text in (r.test_method_masked, r.target, r.focal_method))
+        tokenizer = train_tokenizer(texts)
+    student = AutoModelForSeq2SeqLM.from_config(embedded_shape(len(tokenizer)))
+    return Models(student, tokenizer, None, None)
