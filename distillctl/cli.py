@@ -37,6 +37,13 @@ OPTION_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
 }
 """What each dedicated option sets in the configuration, by dotted field name."""
 
+TEACH_BASE: Mapping[str, Any] = {
+    "output_dir": "results/teacher",
+    "student.init": "random",
+    "data.max_train_samples": None,
+}
+"""Where ``teach`` starts from otherwise than ``train``: a new model, on all records."""
+
 app = typer.Typer(
     name="distillctl",
     add_completion=False,
@@ -216,7 +223,7 @@ def teach(
     }
     with errors_as_exit_codes(debug):
         resolved = resolve(
-            config, settings, options, {"output_dir": "results/teacher", "student.init": "random"}
+            config, settings, options, TEACH_BASE
         )
         from distillctl.commands import teach as command
 

@@ -51,7 +51,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 PLAIN_TRAIN = {"overwrite": False, "resume": False, "dry_run": False}
-TEACH = ["student.init=random", "output_dir=results/teacher"]
+TEACH = ["student.init=random", "output_dir=results/teacher", "data.max_train_samples=null"]
 
 # argv, command, the settings that give the same configuration, the other arguments of the call
 CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
@@ -90,7 +90,7 @@ CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
         [*TEACH, "student.model=a/b", "output_dir=out", "seed=1"],
         {"overwrite": True},
     ),
-    ("teach --set student.init=null", "teach", [TEACH[1]], {"overwrite": False}),
+    ("teach --set student.init=null", "teach", TEACH[1:], {"overwrite": False}),
     (
         "teach --data x --mask all --max-train-samples 3 --device cpu",
         "teach",

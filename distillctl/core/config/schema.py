@@ -51,7 +51,8 @@ class DataConfig(Section):
         description="Target tokens an example may have; longer ones are cut.",
     )
     max_train_samples: Count | None = Field(
-        default=None, description="Train on this many records at most (chosen by the seed); null is all."
+        default=defaults.MAX_TRAIN_SAMPLES,
+        description="Train on this many records at most (chosen by the seed); null is all.",
     )
 
     @model_validator(mode="after")

@@ -10,13 +10,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.errors
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from distillctl.core.errors import DataError, UsageError
+from distillctl.core.errors import DataError, RunError, UsageError
+from distillctl.core.models.hub import check_hub_name
+from distillctl.core.models.portable import make_tokenizer_portable
 
 EMBEDDED = "embedded"
 WEIGHT_FILES = (
@@ -24,6 +28,27 @@ WEIGHT_FILES = (
     "model.safetensors.index.json",
 )
 _PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# One of these says what the tokenizer is; without any, transformers makes up an empty one of the model's family.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+)
+# What from_pretrained raises. The last one, for a config.json with a value of a wrong type, is new.
+_LOADING_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+    getattr(huggingface_hub.errors, "StrictDataclassError", ValueError),
+)
 
 
 def embedded_teacher_path() -> Path:
@@ -36,26 +61,41 @@ def model_path(name: str) -> str:
     return str(embedded_teacher_path()) if name == EMBEDDED else name
 
 
-def _not_loadable(name: str, role: str, error: Exception) -> UsageError:
-    reason = str(error).strip().split("\n")[0][:200]
+def _not_loadable(name: str, role: str, error: Exception) -> UsageError | DataError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if "ignore_mismatched_sizes" in reason:
+        reason = "the weights have other shapes than config.json says"
+    if Path(model_path(name)).is_dir():
+        return DataError(f"{role} {name!r}: a file in this directory is damaged or does not fit the others: {reason}")
     return UsageError(
-        f"{role} {name!r} can be loaded neither from a local directory nor from the hub ({reason}). "
-        f"Give a directory made by save_pretrained, a reachable hub name, or {EMBEDDED!r}"
+        f"{role} {name!r}: no such directory, and the hub does not give it ({reason}). "
+        f"Give a directory made by save_pretrained, a hub name, or {EMBEDDED!r}"
     )
 
 
-def _check_local(path: str, name: str, role: str, needs_weights: bool) -> None:
-    """What from_pretrained would explain badly: a directory without a model, or with pickled weights only."""
+def _check_name(name: str, role: str, needs_weights: bool = False, needs_tokenizer: bool = False) -> None:
+    """What from_pretrained would explain badly or late: see the messages."""
+    path = model_path(name)
     directory = Path(path)
-    if not directory.exists():
+    try:
+        there, is_directory = directory.exists(), directory.is_dir()
+    except OSError as error:  # a name longer than the file system takes
+        raise UsageError(f"{role} {name[:80]!r}: cannot be a directory: {error.strerror}") from error
+    if not there:
         looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
         if looks_local:
             raise UsageError(f"{role} {name!r}: no such directory")
+        check_hub_name(name, role)
         return
-    if not directory.is_dir():
+    if not is_directory:
         raise UsageError(f"{role} {name!r}: should be a directory made by save_pretrained. Found a file")
     if not (directory / "config.json").is_file():
         raise UsageError(f"{role} {name!r}: the directory holds no config.json, so it is no model directory")
+    if needs_tokenizer and not any((directory / file).is_file() for file in _TOKENIZER_FILES):
+        raise UsageError(
+            f"{role} {name!r}: the directory holds no tokenizer (tokenizer.json). "
+            "Save the model's own one there with tokenizer.save_pretrained"
+        )
     if needs_weights and not any((directory / file).is_file() for file in WEIGHT_FILES):
         if any((directory / file).is_file() for file in _PICKLED_WEIGHTS):
             raise UsageError(
@@ -67,28 +107,27 @@ def _check_local(path: str, name: str, role: str, needs_weights: bool) -> None:
 
 def load_tokenizer(name: str, role: str = "tokenizer") -> Any:
     """The fast tokenizer of a model name. Raises UsageError when there is none to be had."""
-    path = model_path(name)
-    _check_local(path, name, role, needs_weights=False)
+    _check_name(name, role, needs_tokenizer=True)
     try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError, ImportError) as error:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(model_path(name), trust_remote_code=False)
+    except _LOADING_ERRORS as error:
         raise _not_loadable(name, role, error) from error
 
 
 def load_config(name: str, role: str) -> Any:
     """The Hugging Face configuration of a model name."""
-    path = model_path(name)
-    _check_local(path, name, role, needs_weights=False)
+    _check_name(name, role)
     try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        return AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
+    except _LOADING_ERRORS as error:
         raise _not_loadable(name, role, error) from error
 
 
 def load_seq2seq(name: str, role: str) -> Any:
     """An encoder-decoder model in float32, by name. Only safetensors weights are read.
 
-    Raises UsageError for a name that leads nowhere, DataError for a model that is no encoder-decoder.
+    Raises UsageError for a name that leads nowhere, DataError for a damaged model or one that is no encoder-decoder.
     """
     config = load_config(name, role)
     if not getattr(config, "is_encoder_decoder", False):
@@ -107,14 +146,23 @@ def load_encoder(name: str) -> Any:
 
 
 def _load(factory: Any, name: str, role: str) -> Any:
-    path = model_path(name)
-    _check_local(path, name, role, needs_weights=True)
+    _check_name(name, role, needs_weights=True)
     try:
         with quiet_transformers():
-            # float() and not a dtype argument: its name differs between the supported versions of transformers
-            return factory.from_pretrained(path, use_safetensors=True).float()
-    except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+            model, found = factory.from_pretrained(
+                model_path(name), use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+    except _LOADING_ERRORS as error:
         raise _not_loadable(name, role, error) from error
+    # transformers fills what is missing with random weights. A pooler is no part of an encoder's states.
+    missing = sorted(key for key in found["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise DataError(
+            f"{role} {name!r}: the weights lack {len(missing)} of the tensors that config.json asks for "
+            f"({missing[0]}, ...): they belong to another configuration, or the file is incomplete"
+        )
+    # float() and not a dtype argument: its name differs between the supported versions of transformers
+    return model.float()
 
 
 @contextmanager
@@ -155,11 +203,18 @@ def freeze(model: nn.Module) -> nn.Module:
 
 
 def save_model(model: Any, tokenizer: Any, directory: Path) -> None:
-    """Writes a model and its tokenizer as Hugging Face directories are: safetensors and JSON."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with quiet_transformers():
-        model.save_pretrained(directory, safe_serialization=True)
-        tokenizer.save_pretrained(directory)
+    """Writes a model and its tokenizer as Hugging Face directories are: safetensors and JSON.
+
+    Raises RunError where they cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with quiet_transformers():
+            model.save_pretrained(directory, safe_serialization=True)
+            tokenizer.save_pretrained(directory)
+        make_tokenizer_portable(directory)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{directory}: the model cannot be written: {error}. Free some space there") from error
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -167,7 +222,7 @@ def weights_fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

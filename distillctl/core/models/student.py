@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForSeq2SeqLM, T5Config
 
-from distillctl.core.config.schema import StudentConfig
+from distillctl.core.config.schema import Config, StudentConfig
 from distillctl.core.errors import DataError, UsageError
-from distillctl.core.models.loading import EMBEDDED, load_config, load_seq2seq
+from distillctl.core.models.loading import EMBEDDED, load_config, load_seq2seq, run_head_in_float32
 
 # Where encoder-decoder families keep their layers, and what their configs call the number of them.
 _LAYER = re.compile(r"^(.*?\b(encoder|decoder)\.(?:block|layers|layer)\.)(\d+)(\..*)$")
 _COUNTS = {"encoder": ("num_layers", "encoder_layers"), "decoder": ("num_decoder_layers", "decoder_layers")}
+# Rates that layers keep as a number and hand to functional.dropout (attention of T5, all of BART).
+_DROPOUT_RATES = ("dropout", "dropout_rate", "attention_dropout", "activation_dropout")
 
 
 def make_student(settings: StudentConfig, teacher: Any) -> Any:
@@ -33,10 +36,11 @@ def make_student(settings: StudentConfig, teacher: Any) -> Any:
     shape = teacher.config if settings.model == EMBEDDED else load_config(settings.model, "student")
     counts = _layer_counts(settings, shape, halve=settings.model == EMBEDDED)
     config = with_layers(shape, counts)
-    student = AutoModelForSeq2SeqLM.from_config(config)
+    # float() first: a config may ask for bfloat16, and copied weights should be the teacher's own to the last bit
+    student = AutoModelForSeq2SeqLM.from_config(config).float()
     if settings.init == "teacher-layers":
         copy_teacher_layers(teacher, student, counts)
-    return student.float()
+    return student
 
 
 def embedded_shape(vocabulary_size: int) -> T5Config:
@@ -57,6 +61,26 @@ def embedded_shape(vocabulary_size: int) -> T5Config:
         "decoder_start_token_id": 0,
     }
     return T5Config(**shape)
+
+
+def prepare_student(student: Any, config: Config) -> None:
+    """What a configuration changes in a student before training: head precision, dropout, checkpointing."""
+    run_head_in_float32(student)
+    if config.training.dropout_rate is not None:
+        set_dropout(student, config.training.dropout_rate)
+    if config.training.gradient_checkpointing:
+        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    student.train()
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Sets every dropout rate of a model, in place: those of modules, and those that layers keep as numbers."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        for name in _DROPOUT_RATES:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, rate)
 
 
 def layer_count(config: Any, stack: str) -> int:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from distillctl.core.errors import DataError, UsageError
-from distillctl.core.run_dir.files import writing
+from distillctl.core.run_dir.files import write_atomically, writing
 
 Number = int | float
 
@@ -138,6 +138,28 @@ def read_step_metrics(path: Path) -> list[dict[str, float | None]]:
         raise UsageError(f"{path}: there is no such file; is {path.parent} a run directory?") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def cut_after(path: Path, step: int) -> int:
+    """Drop the rows after ``step``, and one that a kill cut short; returns how many. No file: 0.
+
+    A run that goes on from a checkpoint does those steps again. Raises DataError (``file:line``) for a row
+    without a step.
+    """
+    if not path.exists():
+        return 0
+    with writing(path):
+        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    kept = []
+    for line, row in enumerate(rows, start=2):
+        number = row.partition(",")[0]
+        if row.endswith("\n") and not number.isdecimal():
+            raise DataError(f"{path}:{line}: should start with a step. Found {number[:20]!r}")
+        if row.endswith("\n") and int(number) <= step:
+            kept.append(row)
+    if len(kept) < len(rows):
+        write_atomically(path, "".join([header, *kept]))
+    return len(rows) - len(kept)
 
 
 def _numbers(columns: Sequence[str], cells: Sequence[str], where: str) -> dict[str, float | None]:

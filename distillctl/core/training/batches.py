@@ -24,9 +24,9 @@ BUCKET_STEPS = 50
 class StepPlan:
     """The examples of every optimizer step of a run.
 
-    The stream of examples is one permutation per epoch, (seed, epoch) -> order. Blocks of ``BUCKET_STEPS`` steps of
-    the stream are sorted by length and cut into steps, whose order is shuffled again. Every step is full: the last one
-    takes what it lacks from the epoch after.
+    The stream of examples is one permutation per epoch, (seed, epoch) -> order, and a step takes the next
+    ``step_size`` of it. Within an epoch, blocks of ``BUCKET_STEPS`` steps are sorted by length and cut into steps,
+    whose order is shuffled again. A step may begin in one epoch and end in the next, so every step is full.
 
     Args:
         lengths: cost of each example, e.g. (source tokens, target tokens), for sorting.
@@ -39,14 +39,22 @@ class StepPlan:
         self.step_size = step_size
         self.seed = seed
         self.steps = max(1, math.ceil(self.examples * epochs / step_size - 1e-9))
-        self._block: tuple[int, list[list[int]]] = (-1, [])
+        self._made: tuple[int, int] = (-1, -1)
+        self._block: list[list[int]] = []
 
     def step(self, number: int) -> list[int]:
         """Example indices of step ``number`` (from 0), sorted by length."""
-        block, within = divmod(number, BUCKET_STEPS)
-        if self._block[0] != block:
-            self._block = (block, self._make_block(block))
-        return self._block[1][within]
+        epoch = number * self.step_size // self.examples
+        taken = -epoch * self.examples % self.step_size  # of this epoch, by a step that began in the one before
+        first = (epoch * self.examples + taken) // self.step_size  # step that begins in this epoch
+        whole = min((self.examples - taken) // self.step_size, self.steps - first)  # steps inside it, in this run
+        if number - first >= whole:
+            return self._by_length(self._across_epochs(number))
+        block, within = divmod(number - first, BUCKET_STEPS)
+        if self._made != (epoch, block):
+            self._block = self._make_block(epoch, block, taken, whole)
+            self._made = (epoch, block)
+        return self._block[within]
 
     def epoch_after(self, number: int) -> float:
         """Epochs seen when step ``number`` (from 0) is done."""
@@ -55,20 +63,25 @@ class StepPlan:
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.examples)
 
-    def _make_block(self, block: int) -> list[list[int]]:
-        size = BUCKET_STEPS * self.step_size
-        start = block * size
-        # The last block may end with the run: sorting must not pull examples of later steps into it.
-        end = min(start + size, self.steps * self.step_size)
+    def _by_length(self, indices: list[int]) -> list[int]:
+        return sorted(indices, key=lambda index: (self._lengths[index], index))
+
+    def _across_epochs(self, number: int) -> list[int]:
+        epoch, skip = divmod(number * self.step_size, self.examples)
         stream: list[int] = []
-        epoch, skip = divmod(start, self.examples)
-        while len(stream) < end - start:
+        while len(stream) < self.step_size:
             stream += self._order(epoch).tolist()[skip:]
             epoch, skip = epoch + 1, 0
-        stream = stream[: end - start]
-        stream.sort(key=lambda index: (self._lengths[index], index))
+        return stream[: self.step_size]
+
+    def _make_block(self, epoch: int, block: int, taken: int, whole: int) -> list[list[int]]:
+        """Steps of a block of ``BUCKET_STEPS`` of an epoch that has ``whole`` steps behind ``taken`` examples."""
+        start = taken + block * BUCKET_STEPS * self.step_size
+        # The last block may end with the run: sorting must not pull examples of later steps into it.
+        end = min(start + BUCKET_STEPS * self.step_size, taken + whole * self.step_size)
+        stream = self._by_length(self._order(epoch)[start:end].tolist())
         steps = [stream[i : i + self.step_size] for i in range(0, len(stream), self.step_size)]
-        shuffled = np.random.default_rng([self.seed, block, 1]).permutation(len(steps))
+        shuffled = np.random.default_rng([self.seed, epoch, block]).permutation(len(steps))
         return [steps[position] for position in shuffled]
 
 

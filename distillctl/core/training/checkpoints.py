@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillctl.core.errors import DataError, RunError
 from distillctl.core.models.loading import save_model
 from distillctl.core.run_dir import RunDirectory
 
 STATE = "trainer.json"
+STUDENT = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 RANDOM = "random.safetensors"
 
@@ -33,6 +36,7 @@ class TrainerState:
     data_fingerprint: str
     objective: dict[str, Any]
     dev_f1: dict[str, float] = field(default_factory=dict)  # step (as text, JSON has no other keys) -> F1
+    sha256: dict[str, str] = field(default_factory=dict)  # of the tensor files: a flipped bit would load silently
 
     @property
     def best_step(self) -> int | None:
@@ -62,7 +66,9 @@ def save_checkpoint(
         save_file({"torch": torch.get_rng_state()}, temporary / RANDOM)
         (temporary / "run_config.json").write_text(json.dumps(config), encoding="utf-8")
         # The state goes last: a directory without it is not a checkpoint.
-        (temporary / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+        sealed = replace(state, sha256={name: _seal(temporary / name) for name in (STUDENT, OPTIMIZER, RANDOM)})
+        (temporary / STATE).write_text(json.dumps(asdict(sealed), indent=1), encoding="utf-8")
+        _seal(temporary / STATE)
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
@@ -72,12 +78,20 @@ def save_checkpoint(
     return target
 
 
+def _seal(file: Path) -> str:
+    """Puts a written file on disk for good and returns its SHA-256 (hex)."""
+    with file.open("rb+") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        os.fsync(opened.fileno())
+    return digest
+
+
 def _delete_surplus(run: RunDirectory, state: TrainerState, keep: int) -> None:
     steps = list(run.checkpoints())
     kept = {*steps[-keep:], state.step, state.best_step}
-    for step in steps:
-        if step not in kept:
-            shutil.rmtree(run.checkpoint(step))
+    unfinished = run.folder("checkpoints").glob(".step-*.tmp")  # of a run that was killed while it wrote one
+    for path in [*(run.checkpoint(step) for step in steps if step not in kept), *unfinished]:
+        shutil.rmtree(path)
 
 
 def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -123,10 +137,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint. Raises DataError naming the damaged file."""
     try:
         state = TrainerState(**json.loads((path / STATE).read_text(encoding="utf-8")))
+        for name in (STUDENT, OPTIMIZER, RANDOM):
+            with (path / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != state.sha256[name]:
+                    raise ValueError(f"{name} is not what was written")
         return Checkpoint(
             path,
             state,
-            load_file(path / "model.safetensors"),
+            load_file(path / STUDENT),
             load_file(path / OPTIMIZER),
             load_file(path / RANDOM)["torch"],
         )
@@ -134,3 +152,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DataError(
             f"{path}: damaged checkpoint ({error}). Delete that directory and --resume from the one before"
         ) from error
+
+
+def check_resumable(checkpoint: Checkpoint, config_fingerprint: str, data_fingerprint: str) -> None:
+    """Raise DataError if a checkpoint was made with another configuration or from other training records."""
+    saved = checkpoint.state
+    if saved.config_fingerprint != config_fingerprint:
+        raise DataError(f"{checkpoint.path}: made with another configuration; use the run's own config.yaml")
+    if saved.data_fingerprint != data_fingerprint:
+        raise DataError(
+            f"{checkpoint.path}: made from other data ({saved.data_fingerprint[:12]}, now {data_fingerprint[:12]}): "
+            "package versions or the data file changed"
+        )
+
+
+def load_student(student: nn.Module, checkpoint: Checkpoint) -> None:
+    """Puts a checkpoint's weights into the student. Raises DataError where they are not all of its weights."""
+    found = student.load_state_dict(checkpoint.student, strict=False)
+    # Tied weights are stored once: what is missing shares its memory with something that is there.
+    weights = student.state_dict()
+    loaded = {weights[name].data_ptr() for name in checkpoint.student if name in weights}
+    strange = [*found.unexpected_keys, *(n for n in found.missing_keys if weights[n].data_ptr() not in loaded)]
+    if strange:
+        raise DataError(f"{checkpoint.path}: its weights are not this student's ({strange[0]}, ...)")

@@ -15,22 +15,31 @@ from torch import Tensor
 
 from distillctl.core.config.schema import Config
 from distillctl.core.data.encoding import Example
-from distillctl.core.errors import DataError, RunError
+from distillctl.core.errors import RunError
 from distillctl.core.losses.objective import Objective
 from distillctl.core.losses.step_report import StepReport
 from distillctl.core.losses.term import LossBatch, StudentOutputs
-from distillctl.core.models.loading import run_head_in_float32
+from distillctl.core.models.student import prepare_student
 from distillctl.core.models.vocabulary import special_ids
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory, StepLog
+from distillctl.core.run_dir.step_log import cut_after
 from distillctl.core.teacher.live import shift_right
 from distillctl.core.training.batches import MicroBatch
-from distillctl.core.training.checkpoints import Checkpoint, TrainerState, load_optimizers, save_checkpoint
+from distillctl.core.training.checkpoints import (
+    Checkpoint,
+    TrainerState,
+    check_resumable,
+    load_optimizers,
+    load_student,
+    save_checkpoint,
+)
 from distillctl.core.training.gate import check_terms_reach_student
 from distillctl.core.training.interrupts import InterruptFlag
 from distillctl.core.training.memory import peak_memory_mb
 from distillctl.core.training.optimisation import learning_rate_factor, make_optimizers, set_learning_rate
 from distillctl.core.training.step_inputs import Guides, StepInputs, StepLoader, plan_steps
+from distillctl.core.training.step_row import progress_note, report_columns
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,9 @@ class Trainer:
             self._restore(checkpoint)
         first = self.state.step
         gate_norms = self._pass_gate() if first == 0 else {}
+        if checkpoint is not None:
+            # A run that was killed may have logged steps after its last checkpoint: they are done again.
+            cut_after(self.run.step_metrics_file, first)
         log = self.run.step_log(
             self.objective.names, tensorboard=self.config.logging.tensorboard, append=checkpoint is not None
         )
@@ -113,24 +125,24 @@ class Trainer:
         with log, InterruptFlag() as interrupt, reporter.task("training", self.plan.steps) as task:
             for number in range(first, self.plan.steps):
                 row = self._step(number)
-                if (number + 1) % self.config.logging.steps == 0 or number + 1 == self.plan.steps:
-                    log.write(row)
-                task.update(number + 1, note=_progress_note(row))
                 ended = number + 1 == self.plan.steps
+                # What a gradient step measured was paid for: its row is written whatever logging.steps says.
+                if (number + 1) % self.config.logging.steps == 0 or self._measures_gradients(number) or ended:
+                    log.write(row)
+                task.update(number + 1, note=progress_note(row))
                 epoch = math.floor(self.plan.epoch_after(number) + 1e-9)
                 if epoch > epochs_done or ended:
                     epochs_done = epoch
                     self._end_epoch(log, reporter)
                 elif interrupt.raised:
                     self._save()
-                if interrupt.raised and not ended:
+                if interrupt.raised:
                     return TrainingResult(number + 1, True, self.state.dev_f1, gate_norms)
         return TrainingResult(self.plan.steps, False, self.state.dev_f1, gate_norms)
 
     def _end_epoch(self, log: StepLog, reporter: Reporter) -> None:
         if self.score_dev is not None and self.config.evaluation.on_epoch_end:
-            f1 = self.score_dev(self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False))
-            self.student.train()
+            f1 = self.score_dev(self.student)
             self.state = replace(self.state, dev_f1={**self.state.dev_f1, str(self.state.step): f1})
             log.mirror(self.state.step, {"dev/f1": f1})
             epoch = self.state.step * self.plan.step_size / self.plan.examples
@@ -143,32 +155,23 @@ class Trainer:
             save_checkpoint(
                 self.run,
                 self.state,
-                self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False),
+                self.student,
                 self.tokenizer,
-                [getattr(optimizer, "optimizer", optimizer) for optimizer in self.optimizers],
+                self._plain_optimizers(),
                 self.config.to_dict(),
                 self.config.checkpoints.save_total_limit,
             )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        mine, saved = self.state, checkpoint.state
-        if saved.config_fingerprint != mine.config_fingerprint:
-            raise DataError(f"{checkpoint.path}: made with another configuration; use the run's own config.yaml")
-        if saved.data_fingerprint != mine.data_fingerprint:
-            raise DataError(
-                f"{checkpoint.path}: made from other data ({saved.data_fingerprint[:12]}, now "
-                f"{mine.data_fingerprint[:12]}): package versions or the data file changed"
-            )
-        unwrapped = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        # Tied weights are stored once: what is missing is tied to something that is there.
-        unwrapped.load_state_dict(checkpoint.student, strict=False)
-        unwrapped.tie_weights()
-        load_optimizers(
-            [getattr(optimizer, "optimizer", optimizer) for optimizer in self.optimizers], checkpoint.optimizers
-        )
+        check_resumable(checkpoint, self.state.config_fingerprint, self.data_fingerprint)
+        load_student(self.student, checkpoint)
+        load_optimizers(self._plain_optimizers(), checkpoint.optimizers)
         torch.set_rng_state(checkpoint.random)
-        self.objective.load_state_dict(saved.objective)
-        self.state = saved
+        self.objective.load_state_dict(checkpoint.state.objective)
+        self.state = checkpoint.state
+
+    def _plain_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [getattr(optimizer, "optimizer", optimizer) for optimizer in self.optimizers]
 
     # --- one step ---------------------------------------------------------------------------------------------
 
@@ -179,8 +182,7 @@ class Trainer:
         data_seconds = time.perf_counter() - started
         learning_rate = self.config.training.learning_rate * self._factor(number)
         set_learning_rate(self.optimizers, learning_rate)
-        separate = number % self.config.logging.gradient_steps == 0
-        tokens = self._begin(inputs, number, separate)
+        tokens = self._begin(inputs, number, self._measures_gradients(number))
         for index, (micro, batch) in enumerate(zip(inputs.micro_batches, inputs.loss_batches, strict=True)):
             last = index + 1 == len(inputs.micro_batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -188,7 +190,7 @@ class Trainer:
                 gradient = self.objective.logit_gradient(self._outputs(logits), self._with_teacher(batch, micro))
                 # Data-parallel training averages gradients over processes; the objective's counts are global sums.
                 logits.backward(gradient * self.accelerator.num_processes)
-        report = self.objective.end_step()
+        report = self._end_step(number)
         total_norm = self._clip(number)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -210,6 +212,15 @@ class Trainer:
             "tokens_per_second": tokens / seconds,
             "peak_memory_mb": peak_memory_mb(self.accelerator.device),
         }
+
+    def _measures_gradients(self, number: int) -> bool:
+        return number % self.config.logging.gradient_steps == 0
+
+    def _end_step(self, number: int) -> StepReport:
+        try:
+            return self.objective.end_step()
+        except RunError as error:
+            raise RunError(f"step {number + 1}: {error}") from error
 
     def _begin(self, inputs: StepInputs, number: int, separate: bool) -> int:
         """Tells the objective the whole step's counts; returns its number of target tokens. One reduction."""
@@ -264,7 +275,6 @@ class Trainer:
     def _pass_gate(self) -> dict[str, float]:
         """Refuses silent terms, and measures the gradients of step 1 so that it is limited like every other."""
         inputs = self.loader.load(0)
-        unwrapped = self.accelerator.unwrap_model(self.model)
         micro = inputs.micro_batches[0]
         random_state = torch.get_rng_state()
         frozen: dict[str, torch.nn.Module] = {}
@@ -273,8 +283,8 @@ class Trainer:
         if self.guides.encoder is not None:
             frozen["encoder"] = self.guides.encoder
         norms = check_terms_reach_student(
-            unwrapped.parameters(),
-            self._logits(unwrapped, micro),
+            self.student.parameters(),
+            self._logits(self.student, micro),
             self._outputs,
             self.objective.terms,
             self._with_teacher(inputs.loss_batches[0], micro),
@@ -284,48 +294,8 @@ class Trainer:
         self._begin(inputs, 0, separate=False)
         for micro, batch in zip(inputs.micro_batches, inputs.loss_batches, strict=True):
             with torch.no_grad():
-                logits = self._logits(unwrapped, micro)
+                logits = self._logits(self.student, micro)
             self.objective.logit_gradient(self._outputs(logits), self._with_teacher(batch, micro))
         self.objective.end_step()
         torch.set_rng_state(random_state)  # dropout of step 1 does not depend on what was measured before it
         return norms
-
-
-def prepare_student(student: Any, config: Config) -> None:
-    """What a configuration changes in a student before training: head precision, dropout, checkpointing."""
-    run_head_in_float32(student)
-    if config.training.dropout_rate is not None:
-        for module in student.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = config.training.dropout_rate
-    if config.training.gradient_checkpointing:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    student.train()
-
-
-def report_columns(report: StepReport) -> dict[str, float | None]:
-    """A step report as columns of step_metrics.csv."""
-    columns: dict[str, float | None] = {"loss_total": report.loss_total}
-    for name in report.losses:
-        columns |= {
-            f"loss_{name}": report.losses[name],
-            f"scale_{name}": report.scales[name],
-            f"weight_{name}": report.weights[name],
-            f"weighted_{name}": report.weighted[name],
-            f"grad_norm_{name}": report.grad_norms[name] if report.grad_norms is not None else None,
-        }
-    columns |= {f"grad_cos_{a}_{b}": cosine for (a, b), cosine in report.grad_cosines.items()}
-    return columns | {
-        "grad_norm_primary": report.grad_norm_primary,
-        "grad_norm_auxiliary": report.grad_norm_auxiliary,
-        "auxiliary_clip": report.auxiliary_clip,
-    }
-
-
-def _progress_note(row: dict[str, float | int | None]) -> str:
-    losses = " ".join(
-        f"{name.removeprefix('loss_')} {value:.3f}"
-        for name, value in row.items()
-        if name.startswith("loss_") and name != "loss_total" and value is not None
-    )
-    return f"loss {row['loss_total']:.3f} ({losses})  {row['tokens_per_second']:.0f} tokens/s"
