@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from distillctl.core.progress import Task
 
@@ -43,7 +44,7 @@ class ConsoleReporter:
 
     def note(self, text: str) -> None:
         """One line that stays. The text is shown as it is: it may hold brackets from files."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, emoji=False)
 
     @contextmanager
     def task(self, title: str, total: int | None = None) -> Iterator[Task]:
@@ -79,10 +80,11 @@ class ConsoleReporter:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> Table:
-    """A table whose first column is text and whose others are numbers."""
-    result = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    """A table whose first column is text and whose others are numbers; all of it is shown as it is."""
+    below = None if caption is None else Text(caption)
+    result = Table(title=Text(title), caption=below, title_justify="left", caption_justify="left")
     for index, column in enumerate(columns):
-        result.add_column(column, justify="left" if index == 0 else "right")
+        result.add_column(Text(column), justify="left" if index == 0 else "right")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*(Text(cell) for cell in row))
     return result

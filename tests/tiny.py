@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, set_seed
 
 from distillctl.core.config import Config, load_config
-from distillctl.core.data.records import Record, read_jsonl, write_jsonl
+from distillctl.core.data.records import Record, fingerprint, read_jsonl, write_jsonl
 from distillctl.core.data.splits import split_of
 from distillctl.core.data.tokenizer import train_tokenizer
+from distillctl.core.materials import encode_data, load_models, make_guides, open_data, with_bank
 from distillctl.core.models.loading import save_model
 from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir import RunDirectory
+from distillctl.core.training.accelerator import make_accelerator
 from distillctl.core.training.loop import Trainer
+from distillctl.core.training.terms import make_objective
 
 # Files per split: far from the usual shares, so that few records fill all three.
 FILES = {"train": 30, "dev": 3, "validation": 7}
@@ -70,18 +72,21 @@ def _record(index: int, path: str) -> Record:
 def tiny_teacher(tokenizer: Any, seed: int = 0, width: int = 16, **changes: Any) -> T5ForConditionalGeneration:
     """A random T5, 2 + 2 layers unless ``changes`` say otherwise, without dropout."""
     torch.manual_seed(seed)
-    shape = {"vocab_size": len(tokenizer), "num_layers": 2, "num_decoder_layers": 2, "dropout_rate": 0.0} | changes
-    config = T5Config(
-        d_model=width,
-        d_kv=8,
-        num_heads=2,
-        d_ff=32,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-        **shape,
-    )
-    return T5ForConditionalGeneration(config).eval()
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "d_model": width,
+        "d_kv": 8,
+        "num_heads": 2,
+        "d_ff": 32,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "dropout_rate": 0.0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    }
+    model: T5ForConditionalGeneration = T5ForConditionalGeneration(T5Config(**shape | changes)).eval()
+    return model
 
 
 @dataclass(frozen=True)
@@ -130,12 +135,47 @@ def make_tiny(folder: Path) -> Tiny:
     return Tiny(corpus, folder / "teacher", tokenizer)
 
 
-def count_splits(records: list[Record]) -> Counter[str]:
-    return Counter(split_of(record.project, record.path) for record in records)
+def make_trainer(config: Config, score_dev: Callable[[Any], float] | None = None) -> Trainer:
+    """What ``distil`` gives its trainer, in a new run directory."""
+    set_seed(config.seed)
+    accelerator = make_accelerator(config.device, config.training.bf16)
+    data = open_data(config, SilentReporter())
+    models = load_models(config)
+    encoded = encode_data(config, data, models.tokenizer, SilentReporter())
+    guides, _ = make_guides(config, models, encoded.train, accelerator.device)
+    guides, _ = with_bank(guides, encoded.train, SilentReporter())
+    return Trainer(
+        config,
+        accelerator,
+        models.student,
+        models.tokenizer,
+        encoded.train.examples,
+        guides,
+        make_objective(config.objective, models.shared_vocabulary),
+        RunDirectory.create(config.output_dir),
+        fingerprint(encoded.train.records),
+        score_dev,
+    )
 
 
-def rows_of(run: Path, *without: str) -> list[dict[str, str]]:
-    """step_metrics.csv as text, without the columns that differ from run to run (and ``without``)."""
+def rows_of(run: Path) -> list[dict[str, str]]:
+    """step_metrics.csv as text, without the columns that differ from run to run."""
     with (run / "step_metrics.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k not in (*TIMING, *without)} for row in rows]
+        return [{k: v for k, v in row.items() if k not in TIMING} for row in csv.DictReader(file)]
+
+
+def weights_of(model: Any) -> dict[str, torch.Tensor]:
+    """A copy of a model's weights by name."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def distance(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
+    """Norm of the difference of all weights, relative to the norm of the first."""
+    assert a.keys() == b.keys()
+    difference = sum((a[name].double() - b[name].double()).square().sum().item() for name in a)
+    return float((difference / sum(tensor.double().square().sum().item() for tensor in a.values())) ** 0.5)
+
+
+def file_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -21,10 +23,10 @@ from distillctl.core.materials import (
     Models,
     encode_data,
     load_models,
-    logit_width,
     make_guides,
     new_teacher,
     open_data,
+    with_bank,
 )
 from distillctl.core.models.loading import (
     save_model,
@@ -43,7 +45,7 @@ from distillctl.core.scoring import (
     score_trivial_answers,
 )
 from distillctl.core.training.accelerator import make_accelerator
-from distillctl.core.training.checkpoints import Checkpoint, latest_checkpoint
+from distillctl.core.training.checkpoints import Checkpoint, check_resumable, latest_checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
 from distillctl.core.training.step_inputs import plan_steps
 from distillctl.core.training.terms import make_objective
@@ -97,6 +99,9 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     data = open_data(config, reporter)
     models = load_models(config)
     encoded = encode_data(config, data, models.tokenizer, reporter)
+    make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses
+    if resume:
+        _checkpoint(config, fingerprint(encoded.train.records))
     facts: dict[str, object] = {
         "training records": f"{len(encoded.train.examples):,} of {len(data.all_train):,}",
         f"{config.evaluation.split} records": f"{len(encoded.final.examples):,}",
@@ -145,27 +150,29 @@ def _run(
     accelerator = make_accelerator(config.device, config.training.bf16)
     with clock.phase("tokenising"):
         encoded = encode_data(config, data, models.tokenizer, reporter)
+    device = accelerator.device
+    models.student.to(device)
+    if models.teacher is not None:
+        models.teacher.to(device)
+    guides, facts = make_guides(config, models, encoded.train, device)
+    data_fingerprint = fingerprint(encoded.train.records)
+    checkpoint = _checkpoint(config, data_fingerprint) if resume else None
+    # Everything that is read has been by now, and bad input refused: from here on files are written.
     run = RunDirectory.create(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
+    if resume:
+        _add_seconds(clock, run.record().get("seconds", {}))
     outcome = Outcome(run, len(encoded.final.examples), config.evaluation.split, seconds=clock.seconds)
     with RunStatus(run, clock):
-        checkpoint = latest_checkpoint(run) if resume else None
         if checkpoint is None:
             run.write_config(config.to_dict())
-        data_fingerprint = fingerprint(encoded.train.records)
         _note_provenance(run, config, data, encoded, models, data_fingerprint)
-        device = accelerator.device
-        models.student.to(device)
-        if models.teacher is not None:
-            models.teacher.to(device)
         with clock.phase("scoring before training"):
             before = {TEACHER: models.teacher, UNTRAINED: models.student}
             outcome.scores |= score_trivial_answers(encoded.final.records, data.all_train)
             outcome.scores |= score_models(before, models.tokenizer, encoded.final, config, reporter)
         with clock.phase("bank"):
-            guides, facts = make_guides(
-                config, models.teacher, models.tokenizer, logit_width(models.student), encoded.train, device, reporter
-            )
-        run.note(**facts)
+            guides, bank = with_bank(guides, encoded.train, reporter)
+        run.note(**facts, **bank)
         trainer = Trainer(
             config,
             accelerator,
@@ -183,12 +190,45 @@ def _run(
             dev_scorer(models.tokenizer, encoded.dev, config) if encoded.dev.examples else None,
         )
         outcome.training = _train(trainer, run, reporter, clock, checkpoint)
+        if outcome.training.interrupted:
+            reporter.note(f"stopped after step {outcome.training.steps:,}. The student so far: {run.student}")
+            reporter.note(f"To go on: {shlex.join(how_to_go_on(config, run, models.teacher is None))}")
+            raise KeyboardInterrupt
         with clock.phase("scoring"):
             outcome.scores[STUDENT] = score_and_store(
                 models.student, models.tokenizer, encoded.final, config, reporter, run, outcome.scores
             )
         _write_card(config, outcome, encoded)
     return outcome
+
+
+def _checkpoint(config: Config, data_fingerprint: str) -> Checkpoint | None:
+    """The checkpoint to go on from; None where the run was stopped before its first.
+
+    Raises DataError for a damaged one, and for one of another configuration or of other records.
+    """
+    checkpoint = latest_checkpoint(RunDirectory.open(config.output_dir))
+    if checkpoint is not None:
+        check_resumable(checkpoint, config.fingerprint(), data_fingerprint)
+    return checkpoint
+
+
+def _add_seconds(clock: Clock, earlier: Mapping[str, float]) -> None:
+    """Counts what a resumed run took before it was stopped."""
+    for phase, seconds in earlier.items():
+        clock.seconds[phase] = round(clock.seconds.get(phase, 0.0) + seconds, 3)
+
+
+def how_to_go_on(config: Config, run: RunDirectory, taught: bool) -> list[str]:
+    """The command line that goes on with an interrupted run; for ``teach``, that starts from its weights."""
+    command = ["distillctl", "teach" if taught else "train", "--config", str(run.config_file)]
+    if not taught:
+        return [*command, "--output-dir", str(run.path), "--resume"]
+    settings = ["student.init=pretrained"]
+    if (config.student.encoder_layers, config.student.decoder_layers) != (None, None):
+        settings += ["student.encoder_layers=null", "student.decoder_layers=null"]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    return [*command, "--student", str(run.student), *sets, "--output-dir", f"{run.path}-continued"]
 
 
 def _train(
@@ -214,14 +254,7 @@ def _train(
             "dev_f1": result.dev_f1,
             "best_step": trainer.state.best_step,
         },
-        gate=result.gate_norms or None,
     )
-    if result.interrupted:
-        reporter.note(
-            f"stopped after step {result.steps:,}. The student so far: {run.student}\n"
-            f"To go on: distillctl train --config {run.config_file} --resume"
-        )
-        raise KeyboardInterrupt
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from distillctl.core.data.tokenizer import train_tokenizer
 from distillctl.core.encoder.alignment import align_vocabulary
 from distillctl.core.encoder.bank import build_bank
 from distillctl.core.encoder.frozen import FrozenEncoder, teacher_encoder
-from distillctl.core.errors import DataError
+from distillctl.core.errors import DataError, UsageError
 from distillctl.core.losses.critical import CriticalTokens
 from distillctl.core.models.loading import EMBEDDED, freeze, load_encoder, load_seq2seq, load_tokenizer
-from distillctl.core.models.student import embedded_shape, make_student
-from distillctl.core.models.vocabulary import shared_vocabulary
+from distillctl.core.models.student import embedded_shape, make_student, with_layers
+from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.live import LiveTeacher
 from distillctl.core.training.step_inputs import Guides
@@ -90,41 +90,41 @@ def encode_data(config: Config, data: Data, tokenizer: Any, reporter: Reporter) 
             task.update(done, 3, note=name)
             if records:
                 reporter.note(f"{name}: {parts[done].summary()}")
-    if not parts[1].examples:
-        raise DataError("no training example is left after truncation: raise data.max_target_length")
+    for part, name in ((parts[1], "training"), (parts[3], config.evaluation.split)):
+        if not part.examples:
+            raise DataError(f"every {name} record was dropped: its target has no token")
     return EncodedData(parts[1], parts[2], parts[3])
 
 
-def make_guides(
-    config: Config,
-    teacher: Any | None,
-    tokenizer: Any,
-    student_width: int,
-    train: Encoded,
-    device: torch.device,
-    reporter: Reporter,
-) -> tuple[Guides, dict[str, Any]]:
-    """What the active terms need beside the gold tokens, and facts about it for run.json."""
+def make_guides(config: Config, models: Models, train: Encoded, device: torch.device) -> tuple[Guides, dict[str, Any]]:
+    """What the active terms need beside the gold tokens, but for the bank; and facts about it for run.json."""
     active = set(config.objective.active_terms)
     facts: dict[str, Any] = {}
+    teacher = models.teacher
     live = LiveTeacher(teacher.to(device)) if teacher is not None and active & TEACHER_TERMS else None
-    encoder = bank = None
+    encoder = None
     if active & ENCODER_TERMS:
-        encoder, coverage = _frozen_encoder(config, teacher, tokenizer, student_width)
+        encoder, coverage = _frozen_encoder(config, teacher, models.tokenizer, logit_width(models.student))
         encoder.to(device)
         facts["encoder"] = {"model": config.encoder.model, "width": encoder.width, "vocabulary": coverage}
-        with reporter.task("encoding the golds", len(train.examples)) as task:
-            bank = build_bank(
-                encoder,
-                ((example.key, example.labels) for example in train.examples),
-                on_progress=task.update,
-            )
-        facts["bank"] = {"examples": len(bank), "bytes": bank.nbytes}
     critical = None
     settings = config.objective.critical_tokens
     if "focal" in active and settings.weight > 1:
-        critical = CriticalTokens(tokenizer, main_language(train.records), settings.extra)
-    return Guides(live, encoder, bank, critical), facts
+        critical = CriticalTokens(models.tokenizer, main_language(train.records), settings.extra)
+    return Guides(live, encoder, None, critical), facts
+
+
+def with_bank(guides: Guides, train: Encoded, reporter: Reporter) -> tuple[Guides, dict[str, Any]]:
+    """The guides with a bank of the golds where there is an encoder to make it; and facts about it."""
+    if guides.encoder is None:
+        return guides, {}
+    with reporter.task("encoding the golds", len(train.examples)) as task:
+        bank = build_bank(
+            guides.encoder,
+            ((example.key, example.labels) for example in train.examples),
+            on_progress=task.update,
+        )
+    return replace(guides, bank=bank), {"bank": {"examples": len(bank), "bytes": bank.nbytes}}
 
 
 def _frozen_encoder(
@@ -157,14 +157,27 @@ class Models:
 def load_models(config: Config) -> Models:
     """Teacher, student and tokenizer, checked against each other."""
     teacher = freeze(load_seq2seq(config.teacher.model, "teacher"))
+    special_ids(teacher, "teacher")
     teacher_tokenizer = load_tokenizer(config.teacher.model, "teacher")
-    student = make_student(config.student, teacher)
-    named = [name for name in (config.student.model,) if name != EMBEDDED]
-    tokenizer = load_tokenizer(named[0], "student") if named else teacher_tokenizer
-    shared = shared_vocabulary(
-        tokenizer, teacher_tokenizer, logit_width(student), logit_width(teacher)
-    )
+    student, tokenizer = _student(config, teacher, teacher_tokenizer)
+    shared = shared_vocabulary(tokenizer, teacher_tokenizer, logit_width(student), logit_width(teacher))
     return Models(student, tokenizer, teacher, shared)
+
+
+def _student(config: Config, teacher: Any | None, default_tokenizer: Any) -> tuple[Any, Any]:
+    """The student and its tokenizer: that of its weights' own directory, of ``student.model``, or the default."""
+    settings = config.student
+    has_own = settings.init not in ("teacher-layers", "random", "pretrained")
+    if has_own and settings.model not in (EMBEDDED, settings.init):
+        raise UsageError(
+            f"student.init={settings.init} brings its own architecture and tokenizer, and student.model="
+            f"{settings.model} names others: give one of them (student.model alone starts from its own weights)"
+        )
+    student = make_student(settings, teacher)
+    special_ids(student, "student")
+    if has_own:
+        return student, load_tokenizer(settings.init, "student.init")
+    return student, default_tokenizer if settings.model == EMBEDDED else load_tokenizer(settings.model, "student")
 
 
 def logit_width(model: Any) -> int:
@@ -174,11 +187,16 @@ def logit_width(model: Any) -> int:
 
 def new_teacher(config: Config, data: Data, reporter: Reporter) -> Models:
     """A model to be taught: the embedded shape with a tokenizer made for the data, or a named model."""
-    if config.student.model != EMBEDDED:
-        tokenizer = load_tokenizer(config.student.model, "student")
-        return Models(make_student(config.student, None), tokenizer, None, None)
+    settings = config.student
+    if settings.init == "teacher-layers":
+        raise UsageError("student.init=teacher-layers: there is no teacher to take layers from; use random")
+    if settings.model != EMBEDDED or settings.init != "random":
+        student, tokenizer = _student(config, None, None)
+        return Models(student, tokenizer, None, None)
     with reporter.task("training the tokenizer"):
         texts = (text for r in data.all_train for text in (r.test_method_masked, r.target, r.focal_method))
         tokenizer = train_tokenizer(texts)
-    student = AutoModelForSeq2SeqLM.from_config(embedded_shape(len(tokenizer)))
+    wanted = {"encoder": settings.encoder_layers, "decoder": settings.decoder_layers}
+    counts = {stack: count for stack, count in wanted.items() if count is not None}
+    student = AutoModelForSeq2SeqLM.from_config(with_layers(embedded_shape(len(tokenizer)), counts))
     return Models(student, tokenizer, None, None)

@@ -105,9 +105,23 @@ def _check_name(name: str, role: str, needs_weights: bool = False, needs_tokeniz
         raise UsageError(f"{role} {name!r}: the directory holds no model.safetensors")
 
 
+def _check_tokenizer_file(name: str, role: str) -> None:
+    """A damaged tokenizer.json makes some versions of tokenizers raise a bare Exception, which nobody can catch."""
+    file = Path(model_path(name)) / "tokenizer.json"
+    if not file.is_file():
+        return
+    try:
+        whole = "model" in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{role} {name!r}: tokenizer.json is damaged: {error}") from error
+    if not whole:
+        raise DataError(f"{role} {name!r}: tokenizer.json is damaged: it holds no model")
+
+
 def load_tokenizer(name: str, role: str = "tokenizer") -> Any:
     """The fast tokenizer of a model name. Raises UsageError when there is none to be had."""
     _check_name(name, role, needs_tokenizer=True)
+    _check_tokenizer_file(name, role)
     try:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(model_path(name), trust_remote_code=False)
@@ -119,7 +133,8 @@ def load_config(name: str, role: str) -> Any:
     """The Hugging Face configuration of a model name."""
     _check_name(name, role)
     try:
-        return AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
     except _LOADING_ERRORS as error:
         raise _not_loadable(name, role, error) from error
 

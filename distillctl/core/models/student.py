@@ -69,7 +69,10 @@ def prepare_student(student: Any, config: Config) -> None:
     if config.training.dropout_rate is not None:
         set_dropout(student, config.training.dropout_rate)
     if config.training.gradient_checkpointing:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # its name since transformers 5; the old one warns there
+        new = hasattr(student, "activation_checkpointing_enable")
+        enable = student.activation_checkpointing_enable if new else student.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     student.train()
 
 
@@ -130,9 +133,7 @@ def copy_teacher_layers(teacher: Any, student: Any, counts: dict[str, int]) -> N
 
     Raises DataError where a student's weight has no counterpart of its shape in the teacher.
     """
-    chosen = {
-        stack: alternate_layers(layer_count(teacher.config, stack), count) for stack, count in counts.items()
-    }
+    chosen = {stack: alternate_layers(layer_count(teacher.config, stack), count) for stack, count in counts.items()}
     weights = teacher.state_dict()
     renamed: dict[str, torch.Tensor] = {}
     for name, target in student.state_dict().items():

@@ -67,8 +67,7 @@ def _term_norm(term: Term, outputs: StudentOutputs, batch: LossBatch, student: l
         )
     if not torch.isfinite(value).item():
         raise RunError(
-            f"Loss term '{term.name}' is {value.item()} before step 1: look at the first batch and the "
-            "models."
+            f"Loss term '{term.name}' is {value.item()} before step 1: look at the first batch and the models."
         )
     if not value.requires_grad:
         raise RunError(_silent(term.name))

@@ -115,6 +115,8 @@ class Trainer:
             self._restore(checkpoint)
         first = self.state.step
         gate_norms = self._pass_gate() if first == 0 else {}
+        if gate_norms:  # noted at once: a run that is stopped and resumed passes the gate only here
+            self.run.note(gate=gate_norms)
         if checkpoint is not None:
             # A run that was killed may have logged steps after its last checkpoint: they are done again.
             cut_after(self.run.step_metrics_file, first)

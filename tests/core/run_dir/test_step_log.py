@@ -10,6 +10,7 @@ import pytest
 
 from distillctl.core.errors import DataError, RunError, UsageError
 from distillctl.core.run_dir import RunDirectory, StepLog, read_step_metrics, step_metric_columns
+from distillctl.core.run_dir.step_log import cut_after
 
 TERMS = ["focal", "jsd"]
 
@@ -97,9 +98,7 @@ def test_appending_needs_the_same_columns(tmp_path: Path) -> None:
         (None, UsageError, "no such file"),
     ],
 )
-def test_a_broken_log_names_the_line(
-    text: str | None, error: type[Exception], words: str, tmp_path: Path
-) -> None:
+def test_a_broken_log_names_the_line(text: str | None, error: type[Exception], words: str, tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     if text is not None:
         path.write_text(text)
@@ -126,9 +125,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_tensorboard_mirrors_every_number(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path)
-    full = row(1) | {
-        name: 0.5 + index for index, name in enumerate(step_metric_columns(TERMS)) if name != "step"
-    }
+    full = row(1) | {name: 0.5 + index for index, name in enumerate(step_metric_columns(TERMS)) if name != "step"}
     with run.step_log(TERMS) as log:
         log.write(full)
         log.write(row(2, loss_total=0.25))
@@ -137,9 +134,7 @@ def test_tensorboard_mirrors_every_number(tmp_path: Path) -> None:
     by_column = {tag.rpartition("/")[2]: points for tag, points in found.items()}
     assert by_column.pop("dev_f1") == [(2, 9.5)]
     assert by_column.pop("loss_total") == [(1, full["loss_total"]), (2, 0.25)]
-    assert by_column == {
-        name: [(1, value)] for name, value in full.items() if name not in ("step", "loss_total")
-    }
+    assert by_column == {name: [(1, value)] for name, value in full.items() if name not in ("step", "loss_total")}
     assert {tag.partition("/")[0] for tag in found} >= {"loss", "weight", "gradient", "progress", "cost"}
 
 
@@ -149,3 +144,38 @@ def test_tensorboard_can_be_left_out(tmp_path: Path) -> None:
         log.write(row(1))
         log.mirror(1, {"evaluation/dev_f1": 9.5})
     assert not (run.path / "tensorboard").exists()
+
+
+def test_rows_after_a_step_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    with StepLog(path, TERMS) as log:
+        for step in (1, 2, 4, 7, 10):
+            log.write(row(step, loss_focal=step / 3))
+    before = path.read_text()
+    assert cut_after(path, 10) == 0
+    assert path.read_text() == before
+    assert cut_after(path, 5) == 2
+    assert path.read_text() == "".join(before.splitlines(keepends=True)[:4])
+    assert cut_after(path, 0) == 3
+    assert read_step_metrics(path) == []
+
+
+def test_a_row_that_a_kill_cut_short_goes_too(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    with StepLog(path, TERMS) as log:
+        log.write(row(1))
+    whole = path.read_text()
+    for half in ("2", "2,0.1,", "2" + "," * 20):
+        path.write_text(whole + half)
+        assert cut_after(path, 5) == 1
+        assert path.read_text() == whole
+
+
+def test_cutting_nothing_and_nonsense(tmp_path: Path) -> None:
+    assert cut_after(tmp_path / "none.csv", 3) == 0
+    assert not (tmp_path / "none.csv").exists()
+    (tmp_path / "empty.csv").touch()
+    assert cut_after(tmp_path / "empty.csv", 3) == 0
+    (tmp_path / "odd.csv").write_text("step,loss\n1,2\nx,3\n")
+    with pytest.raises(DataError, match=r"odd\.csv:3: should start with a step\. Found 'x'"):
+        cut_after(tmp_path / "odd.csv", 3)

@@ -1,0 +1,57 @@
+"""Fixtures that whole test packages share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillctl.core.training.loop import Trainer
+from tests.runs import EPOCHS, Make, StopAt, run_config
+from tests.tiny import Tiny, make_tiny, make_trainer
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A corpus, a tokenizer and a teacher, made once; tests never write to them."""
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs of six steps, in one go; tests never write to it."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    run_config(tiny.config(path, *EPOCHS))
+    return path
+
+
+@pytest.fixture
+def make(tiny: Tiny, tmp_path: Path) -> Make:
+    """Makes a trainer in a run directory of that name."""
+
+    def trainer(name: str, *settings: str, score_dev: Callable[[Any], float] | None = None) -> Trainer:
+        return make_trainer(tiny.config(tmp_path / name, *settings), score_dev)
+
+    return trainer
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> StopAt:
+    """Does something once, right after a step (counted from 1) is done and before it is logged."""
+
+    def plant(at: int, act: Callable[[], None]) -> None:
+        original = Trainer._step
+        done: list[int] = []
+
+        def step(self: Trainer, number: int) -> dict[str, float | int | None]:
+            row = original(self, number)
+            if number + 1 == at and not done:
+                done.append(at)
+                act()
+            return row
+
+        monkeypatch.setattr(Trainer, "_step", step)
+
+    return plant

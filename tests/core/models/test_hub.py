@@ -1,0 +1,58 @@
+"""A hub name is looked up in the cache and asked for once: an unreachable hub is told at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from distillctl.core.errors import UsageError
+from distillctl.core.models.hub import check_hub_name
+from distillctl.core.models.loading import (
+    load_config,
+    load_seq2seq,
+    load_tokenizer,
+)
+
+
+@pytest.fixture
+def unreachable_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.usefixtures("unreachable_hub")
+@pytest.mark.parametrize("load", [load_seq2seq, load_config, load_tokenizer])
+def test_an_unreachable_hub_is_told_at_once(load: Callable[[str, str], Any]) -> None:
+    started = time.monotonic()
+    with pytest.raises(UsageError, match=r"student 'nobody/nothing': there is no such directory, it is not in the"):
+        load("nobody/nothing", "student")
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.usefixtures("unreachable_hub")
+def test_offline_mode_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *call, **more: pytest.fail("asked"))
+    with pytest.raises(UsageError, match="HF_HUB_OFFLINE is set"):
+        check_hub_name("nobody/nothing", "teacher")
+
+
+@pytest.mark.usefixtures("unreachable_hub")
+def test_what_the_hub_could_not_have_is_told_as_such() -> None:
+    with pytest.raises(UsageError, match="no hub name looks like this"):
+        check_hub_name("not a name", "teacher")
+
+
+@pytest.mark.usefixtures("unreachable_hub")
+def test_a_cached_model_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"/cache/{name}/{file}")
+    check_hub_name("nobody/nothing", "teacher")

@@ -1,0 +1,121 @@
+"""Stopped anywhere and resumed, a run ends with the very student of an uninterrupted one, or refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distillctl.core.distillation import plan
+from distillctl.core.errors import DataError, RunError
+from distillctl.core.progress import SilentReporter
+from distillctl.core.run_dir import RunDirectory
+from tests.runs import EPOCHS, StopAt, ctrl_c, kill, record, student_bytes
+from tests.runs import run_config as run
+from tests.tiny import Tiny, file_bytes, rows_of
+
+
+@pytest.mark.parametrize(
+    ("at", "how", "lost"), [(6, ctrl_c, 0), (3, ctrl_c, 0), (12, ctrl_c, 0), (9, kill, 3), (2, kill, 2)]
+)
+def test_stopped_and_resumed_is_uninterrupted_to_the_last_bit(
+    tiny: Tiny, tmp_path: Path, uninterrupted: Path, stop_at: StopAt, at: int, how: Callable[[], None], lost: int
+) -> None:
+    config = tiny.config(tmp_path / "run", *EPOCHS)
+    stop_at(at, how)
+    with pytest.raises(KeyboardInterrupt if how is ctrl_c else RunError):
+        run(config)
+    assert record(tmp_path / "run")["status"] == ("interrupted" if how is ctrl_c else "failed")
+    outcome = run(config, resume=True)
+    assert student_bytes(tmp_path / "run") == student_bytes(uninterrupted)
+    assert rows_of(tmp_path / "run") == rows_of(uninterrupted)
+    after, whole = record(tmp_path / "run"), record(uninterrupted)
+    assert after["status"] == "finished"
+    for name in ("fingerprints", "gate", "training", "truncation"):
+        assert after[name] == whole[name]
+    assert outcome.scores == {**outcome.scores, "student": headline(uninterrupted)}
+
+
+def headline(path: Path) -> dict[str, float]:
+    scores = json.loads((path / "evaluation/validation/metrics.json").read_text())["scores"]
+    names = ("f1", "precision", "recall", "exact_match", "valid_syntax", "bleu", "edit_similarity")
+    return {name: scores[name] for name in names}
+
+
+def test_seconds_of_before_are_counted(tiny: Tiny, tmp_path: Path, stop_at: StopAt) -> None:
+    config = tiny.config(tmp_path / "run")
+    stop_at(2, ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    before = record(tmp_path / "run")["seconds"]
+    run(config, resume=True)
+    after = record(tmp_path / "run")["seconds"]
+    assert all(after[phase] > seconds for phase, seconds in before.items() if seconds > 0.01)
+    assert "scoring" in after and "scoring" not in before
+
+
+def test_resume_without_a_checkpoint_begins_anew(
+    tiny: Tiny, tmp_path: Path, stop_at: StopAt, uninterrupted: Path
+) -> None:
+    config = tiny.config(tmp_path / "run", *EPOCHS)
+    stop_at(4, kill)
+    with pytest.raises(RunError):
+        run(config)
+    assert RunDirectory(tmp_path / "run").checkpoints() == {}
+    assert len(rows_of(tmp_path / "run")) == 3
+    run(config, resume=True)
+    assert student_bytes(tmp_path / "run") == student_bytes(uninterrupted)
+    assert rows_of(tmp_path / "run") == rows_of(uninterrupted)
+
+
+@pytest.fixture
+def finished(uninterrupted: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+
+
+def test_a_finished_run_is_only_scored_again(tiny: Tiny, finished: Path) -> None:
+    before = file_bytes(finished)
+    run(tiny.config(finished, *EPOCHS), resume=True)
+    after = file_bytes(finished)
+    assert before.keys() == after.keys()
+    assert {name for name in before if before[name] != after[name]} <= {"run.json", "student/README.md"}
+
+
+@pytest.mark.parametrize("change", ["training.learning_rate=0.02", "seed=14", "evaluation.limit=4"])
+def test_another_configuration_is_refused_and_nothing_touched(tiny: Tiny, finished: Path, change: str) -> None:
+    before = file_bytes(finished)
+    with pytest.raises(DataError, match="made with another configuration"):
+        run(tiny.config(finished, *EPOCHS, change), resume=True)
+    with pytest.raises(DataError, match="made with another configuration"):
+        plan(tiny.config(finished, *EPOCHS, change), SilentReporter(), resume=True)
+    assert file_bytes(finished) == before
+
+
+def test_other_data_is_refused_and_nothing_touched(tiny: Tiny, tmp_path: Path, stop_at: StopAt) -> None:
+    corpus = tmp_path / "own.jsonl"
+    corpus.write_bytes(tiny.corpus.read_bytes())
+    config = tiny.config(tmp_path / "run", f"data.path={corpus}")
+    stop_at(2, ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    before = file_bytes(tmp_path / "run")
+    corpus.write_text(corpus.read_text().replace("push_stack", "shove_stack"))
+    with pytest.raises(DataError, match=r"made from other data .*package versions or the data file changed"):
+        run(config, resume=True)
+    assert file_bytes(tmp_path / "run") == before
+
+
+def test_a_damaged_checkpoint_is_refused_and_nothing_touched(tiny: Tiny, finished: Path) -> None:
+    weights = finished / "checkpoints/step-12/optimizer.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
+    before = file_bytes(finished)
+    with pytest.raises(DataError, match=r"step-12: damaged checkpoint"):
+        run(tiny.config(finished, *EPOCHS), resume=True)
+    assert file_bytes(finished) == before
+    shutil.rmtree(finished / "checkpoints/step-12")
+    run(tiny.config(finished, *EPOCHS), resume=True)
+    assert student_bytes(finished) == before["student/model.safetensors"]

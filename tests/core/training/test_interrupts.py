@@ -1,0 +1,44 @@
+"""Ctrl-C: the first waits for the step under way, the second does not."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from distillctl.core.training.interrupts import InterruptFlag
+
+
+def test_the_first_is_remembered_and_the_second_interrupts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with InterruptFlag() as flag:
+        assert not flag.raised
+        signal.raise_signal(signal.SIGINT)
+        assert flag.raised
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_the_old_handler_comes_back_after_an_error() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ZeroDivisionError), InterruptFlag():
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    found = []
+
+    def work() -> None:
+        with InterruptFlag() as flag:
+            found.append((flag.raised, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(False, before)]

@@ -1,0 +1,105 @@
+"""What a person sees: bars on a terminal, lines elsewhere, texts as they are."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from distillctl.console import ConsoleReporter, table
+from distillctl.core.distillation import Outcome
+from distillctl.core.progress import SilentReporter
+from distillctl.core.run_dir import RunDirectory
+
+
+def reporter(terminal: bool) -> tuple[ConsoleReporter, io.StringIO]:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=160, highlight=False, color_system=None)
+    return ConsoleReporter(console), output
+
+
+def test_away_from_a_terminal_a_task_is_one_line() -> None:
+    shown, output = reporter(terminal=False)
+    with shown.task("training", 2) as task:
+        task.update(1, note="loss 1.0")
+        task.update(2, total=3)
+        assert output.getvalue() == ""
+    title, seconds = output.getvalue().split(": ")
+    assert title == "training"
+    assert seconds.endswith(" s\n")
+    assert float(seconds.removesuffix(" s\n")) < 5
+
+
+def test_on_a_terminal_a_bar_shows_progress_and_the_note() -> None:
+    shown, output = reporter(terminal=True)
+    with shown.task("training", 10) as task:
+        task.update(4, total=8, note="loss 1.234 12 tokens/s")
+    text = output.getvalue()
+    assert "4/8" in text
+    assert "loss 1.234 12 tokens/s" in text
+
+
+def test_notes_from_within_a_task_are_kept() -> None:
+    shown, output = reporter(terminal=True)
+    with shown.task("training"):
+        shown.note("step 6: F1 on dev 3.00")
+    assert "step 6: F1 on dev 3.00" in output.getvalue()
+
+
+def test_a_failed_task_is_not_told_as_done() -> None:
+    shown, output = reporter(terminal=False)
+    with pytest.raises(ZeroDivisionError), shown.task("training"):
+        raise ZeroDivisionError
+    assert output.getvalue() == ""
+
+
+def test_notes_are_shown_as_they_are() -> None:
+    shown, output = reporter(terminal=False)
+    shown.note("a[bold]b[/bold] [/nonsense] :smile:")
+    assert output.getvalue() == "a[bold]b[/bold] [/nonsense] :smile:\n"
+
+
+def test_facts_keep_their_brackets_and_numbers_their_commas() -> None:
+    shown, output = reporter(terminal=False)
+    shown.show_facts("Plan", {"steps": "1,200", "seconds": 1234.56, "teacher": "dir/[x]", "count": 3})
+    text = output.getvalue()
+    for part in ("Plan", "1,200", "1,234.6", "dir/[x]", "3"):
+        assert part in text
+
+
+def test_a_table_aligns_numbers_to_the_right() -> None:
+    output = io.StringIO()
+    Console(file=output, width=80).print(table("Scores", ["", "F1"], [["teacher", "9.50"], ["student", "10.25"]], "n"))
+    assert "│ teacher │  9.50 │" in output.getvalue()
+    assert "│ student │ 10.25 │" in output.getvalue()
+
+
+def test_the_outcome_names_scores_seconds_and_files(tmp_path: Path) -> None:
+    scores = {"f1": 1.234, "exact_match": 2.0, "valid_syntax": 99.5, "bleu": 7.0}
+    outcome = Outcome(
+        RunDirectory.create(tmp_path / "run"),
+        1500,
+        "validation",
+        {"teacher": scores, "student": scores},
+        {"training": 61.0, "scoring": 0.5},
+    )
+    shown, output = reporter(terminal=False)
+    shown.show_outcome(outcome)
+    text = output.getvalue()
+    lines = [line.replace("│", " ").split() for line in text.splitlines()]
+    assert ["teacher", "1.23", "2.00", "99.50"] in lines
+    assert ["student", "1.23", "2.00", "99.50"] in lines
+    assert ["total", "61.5"] in lines
+    assert "1,500 records of validation" in text
+    for name in ("student", "step_metrics.csv", "evaluation/validation", "run.json"):
+        assert str(tmp_path / "run" / name) in text
+
+
+def test_silence_takes_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    silent = SilentReporter()
+    silent.note("x")
+    with silent.task("y", 3) as task:
+        task.update(1, 2, "z")
+    assert capsys.readouterr() == ("", "")
