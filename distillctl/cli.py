@@ -27,9 +27,7 @@ OPTION_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "--teacher": lambda value: {"teacher.model": value},
     "--encoder": lambda value: {"encoder.model": value},
     "--data": lambda value: {"data.path": value},
-    "--packages": lambda value: {
-        "data.packages": [name for part in value for name in part.split(",") if name]
-    },
+    "--packages": lambda value: {"data.packages": [name for part in value for name in part.split(",") if name]},
     "--mask": lambda value: {"data.mask": value},
     "--max-train-samples": lambda value: {"data.max_train_samples": value},
     "--seed": lambda value: {"seed": value},
@@ -58,19 +56,13 @@ app = typer.Typer(
 
 ConfigFiles = Annotated[
     list[str] | None,
-    typer.Option(
-        "--config", metavar="FILE", help="YAML file, or the name of a shipped one (trident); repeatable."
-    ),
+    typer.Option("--config", metavar="FILE", help="YAML file, or the name of a shipped one (trident); repeatable."),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Any field, as in objective.jsd.temperature=2; repeatable."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any field, as in objective.jsd.temperature=2; repeatable."),
 ]
-Data = Annotated[
-    str | None, typer.Option("--data", metavar="FILE", help="JSONL records instead of the mined corpus.")
-]
+Data = Annotated[str | None, typer.Option("--data", metavar="FILE", help="JSONL records instead of the mined corpus.")]
 Packages = Annotated[
     list[str] | None,
     typer.Option("--packages", metavar="NAMES", help="Packages to mine, separated by commas; repeatable."),
@@ -83,9 +75,7 @@ MaxTrainSamples = Annotated[
     int | None, typer.Option("--max-train-samples", metavar="N", help="Train on this many records at most.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of everything random.")]
-Device = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")
-]
+Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Empty the output directory first, if it holds a run (run.json).")
 ]
@@ -114,14 +104,10 @@ def train(
         str | None, typer.Option("--output-dir", metavar="DIR", help="Run directory.  [default: results/run]")
     ] = None,
     overwrite: Overwrite = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the output directory.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
     beta: Annotated[
         float | None,
-        typer.Option(
-            "--beta", "--semantic-loss-scale", metavar="X", help="Scale of the semantic loss.  [default: 5]"
-        ),
+        typer.Option("--beta", "--semantic-loss-scale", metavar="X", help="Scale of the semantic loss.  [default: 5]"),
     ] = None,
     contrastive_weight: Annotated[
         float | None,
@@ -135,9 +121,7 @@ def train(
     ] = None,
     student: Annotated[
         str | None,
-        typer.Option(
-            "--student", metavar="MODEL", help="Path or hub name; embedded: shaped after the teacher."
-        ),
+        typer.Option("--student", metavar="MODEL", help="Path or hub name; embedded: shaped after the teacher."),
     ] = None,
     teacher: Annotated[
         str | None,
@@ -195,9 +179,7 @@ def teach(
     overwrite: Overwrite = False,
     student: Annotated[
         str | None,
-        typer.Option(
-            "--student", metavar="MODEL", help="Architecture: path or hub name; embedded: the default shape."
-        ),
+        typer.Option("--student", metavar="MODEL", help="Architecture: path or hub name; embedded: the default shape."),
     ] = None,
     data: Data = None,
     packages: Packages = None,
@@ -222,9 +204,7 @@ def teach(
         "--device": device,
     }
     with errors_as_exit_codes(debug):
-        resolved = resolve(
-            config, settings, options, TEACH_BASE
-        )
+        resolved = resolve(config, settings, options, TEACH_BASE)
         from distillctl.commands import teach as command
 
         command.run(resolved, overwrite=overwrite)

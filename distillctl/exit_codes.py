@@ -57,9 +57,7 @@ def _explain(messages: Sequence[str], debug: bool) -> None:
 
 def _printable(message: str) -> str:
     """Control characters (of file names, keys) escaped, so that a message cannot rewrite the terminal."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message
-    )
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
 
 
 def explain_bad_command_line(error: Any) -> int:

@@ -38,9 +38,7 @@ def assert_reaches_student(term: Term, world: World) -> None:
     )
     assert norms[term.name] > 0
     for parameter in student.parameters():
-        (gradient,) = torch.autograd.grad(
-            term(world.outputs(logits), world.batch).sum, [parameter], retain_graph=True
-        )
+        (gradient,) = torch.autograd.grad(term(world.outputs(logits), world.batch).sum, [parameter], retain_graph=True)
         assert torch.isfinite(gradient).all()
         assert gradient.norm() > 0
 

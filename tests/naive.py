@@ -95,9 +95,7 @@ def semantic(
 def pooled(states: Sequence[Vector], mean: Vector, labels: Sequence[int]) -> list[float]:
     """Masked-mean, centred, unit-norm vector of one example."""
     valid = [state for state, y in zip(states, labels, strict=True) if y != -100]
-    return unit(
-        [sum(column) / len(valid) - c for column, c in zip(zip(*valid, strict=True), mean, strict=True)]
-    )
+    return unit([sum(column) / len(valid) - c for column, c in zip(zip(*valid, strict=True), mean, strict=True)])
 
 
 def contrastive(

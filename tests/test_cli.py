@@ -223,9 +223,7 @@ def test_an_avalanche_of_messages_is_cut(recorder: Recorder, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("error", [DataError("odd"), ZeroDivisionError("by zero")])
-def test_debug_shows_the_traceback(
-    error: Exception, recorder: Recorder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_debug_shows_the_traceback(error: Exception, recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
     recorder.error = error
     code = cli.run(["train", "--debug"])
     assert code == (3 if isinstance(error, DataError) else 5)

@@ -10,9 +10,7 @@ from transformers import PreTrainedTokenizerFast
 SPECIALS = ["<pad>", "</s>", "<unk>", "<mask>", "<extra_id_0>"]
 
 
-def byte_level_bpe(
-    corpus: Sequence[str], size: int, specials: Sequence[str] = SPECIALS
-) -> PreTrainedTokenizerFast:
+def byte_level_bpe(corpus: Sequence[str], size: int, specials: Sequence[str] = SPECIALS) -> PreTrainedTokenizerFast:
     """A byte-level BPE of about ``size`` entries trained on the corpus; 261 hold every byte and no merge."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -135,9 +135,7 @@ def micro_batch(batch: LossBatch, rows: slice) -> LossBatch:
 class TinyStudent(nn.Module):
     """Features [B,T,F] -> logits [B,T,V] by one hidden layer."""
 
-    def __init__(
-        self, features: int, vocab: int, hidden: int = 16, dtype: torch.dtype = torch.float64
-    ) -> None:
+    def __init__(self, features: int, vocab: int, hidden: int = 16, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         self.inner = nn.Linear(features, hidden, dtype=dtype)
         self.head = nn.Linear(hidden, vocab, dtype=dtype)

@@ -54,9 +54,7 @@ def score_models(
 ) -> dict[str, dict[str, float]]:
     """Headline scores of each model that there is, by its name."""
     return {
-        name: headline(
-            score(data.records, predict(f"scoring the {name}", model, tokenizer, data, config, reporter))
-        )
+        name: headline(score(data.records, predict(f"scoring the {name}", model, tokenizer, data, config, reporter)))
         for name, model in models.items()
         if model is not None
     }

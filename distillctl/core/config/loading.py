@@ -100,17 +100,13 @@ def _file_layers(name: str, beside: Path | None, chain: tuple[Path, ...]) -> lis
     document = parse_yaml(_read(path), str(path))
     values = {} if document.values is None else document.values
     if not isinstance(values, dict):
-        raise UsageError(
-            f"{path}: a config should be a mapping of keys to values. Found {type(values).__name__}"
-        )
+        raise UsageError(f"{path}: a config should be a mapping of keys to values. Found {type(values).__name__}")
     parent = values.pop(EXTENDS, None)
     own = _layer(str(path), values, document.lines)
     if parent is None:
         return [own]
     if not isinstance(parent, str):
-        raise UsageError(
-            f"{path}:{document.lines[EXTENDS,]}: extends should be the name of one file. Found {parent!r}"
-        )
+        raise UsageError(f"{path}:{document.lines[EXTENDS,]}: extends should be the name of one file. Found {parent!r}")
     return [*_file_layers(parent, path.parent, (*chain, path.resolve())), own]
 
 
@@ -118,9 +114,7 @@ def _setting_layer(setting: str) -> Layer:
     key, separator, text = setting.partition("=")
     key = key.strip()
     if not separator or not all(key.split(".")):
-        raise UsageError(
-            f"--set {setting}: should be KEY=VALUE with a dotted key, as in objective.jsd.temperature=2"
-        )
+        raise UsageError(f"--set {setting}: should be KEY=VALUE with a dotted key, as in objective.jsd.temperature=2")
     source = f"--set {key}"
     return _dotted(source, {key: parse_yaml(text, source).values})
 
@@ -164,9 +158,7 @@ def _default_values() -> dict[str, Any]:
     return values
 
 
-def _merged(
-    lower: Mapping[str, Any], layer: Layer, problems: list[str], path: tuple[str, ...] = ()
-) -> dict[str, Any]:
+def _merged(lower: Mapping[str, Any], layer: Layer, problems: list[str], path: tuple[str, ...] = ()) -> dict[str, Any]:
     """``lower`` with the layer's values under ``path`` laid over it; misfits go to ``problems``."""
     result = dict(lower)
     for key, value in layer.at(path).items():

@@ -123,8 +123,7 @@ class ContrastiveConfig(TermConfig):
     )
     direction: Literal["both", "triplet"] = Field(
         default="both",
-        description="both: negatives seen from the prediction and from the gold; triplet: from the gold "
-        "only.",
+        description="both: negatives seen from the prediction and from the gold; triplet: from the gold only.",
     )
 
 
@@ -143,9 +142,7 @@ class CriticalTokensConfig(Section):
         le=1000,
         description="Epochs over which the factor rises linearly from 1; 0 applies it from the first step.",
     )
-    extra: Texts = Field(
-        default=(), description="More words to treat as critical, besides the language's own list."
-    )
+    extra: Texts = Field(default=(), description="More words to treat as critical, besides the language's own list.")
 
 
 class ObjectiveConfig(Section):

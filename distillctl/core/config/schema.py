@@ -39,8 +39,7 @@ class DataConfig(Section):
     )
     max_assertions_per_test: Annotated[int, Field(ge=1, le=100)] = Field(
         default=defaults.MAX_ASSERTIONS_PER_TEST,
-        description="With mask one: records made from a test at most. With all: tests with more are left "
-        "out.",
+        description="With mask one: records made from a test at most. With all: tests with more are left out.",
     )
     max_source_length: Annotated[int, Field(ge=16, le=16384)] = Field(
         default=defaults.MAX_SOURCE_LENGTH,
@@ -58,13 +57,9 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
         if self.path is not None and self.packages is not None:
-            raise PydanticCustomError(
-                "data", "path and packages are both set: choose one, and set the other to null"
-            )
+            raise PydanticCustomError("data", "path and packages are both set: choose one, and set the other to null")
         if self.packages == ():
-            raise PydanticCustomError(
-                "data", "packages is empty: name at least one package, or use null for all"
-            )
+            raise PydanticCustomError("data", "packages is empty: name at least one package, or use null for all")
         return self
 
 
@@ -202,16 +197,12 @@ class TrainingConfig(Section):
 class LoggingConfig(Section):
     """What is written while training."""
 
-    steps: Count = Field(
-        default=1, description="Write a row of step_metrics.csv every so many optimizer steps."
-    )
+    steps: Count = Field(default=1, description="Write a row of step_metrics.csv every so many optimizer steps.")
     gradient_steps: Count = Field(
         default=defaults.GRADIENT_STEPS,
         description="Measure each term's own gradient at the logits every so many optimizer steps.",
     )
-    tensorboard: bool = Field(
-        default=True, description="Mirror every scalar of step_metrics.csv in TensorBoard."
-    )
+    tensorboard: bool = Field(default=True, description="Mirror every scalar of step_metrics.csv in TensorBoard.")
 
 
 class EvaluationConfig(Section):
@@ -231,12 +222,8 @@ class EvaluationConfig(Section):
         default=defaults.EVALUATION_BATCH_TOKENS,
         description="Padded source tokens decoded in one batch; more is faster and needs more memory.",
     )
-    num_beams: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=1, description="Beam width; 1 is greedy decoding."
-    )
-    on_epoch_end: bool = Field(
-        default=True, description="Score dev after each epoch, to keep the best checkpoint."
-    )
+    num_beams: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="Beam width; 1 is greedy decoding.")
+    on_epoch_end: bool = Field(default=True, description="Score dev after each epoch, to keep the best checkpoint.")
 
 
 class CheckpointConfig(Section):
@@ -262,18 +249,12 @@ class Config(Section):
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="auto, cpu, cuda, cuda:N or mps; auto takes the best one there is."
     )
-    output_dir: Text = Field(
-        default="results/run", description="Run directory: everything a run leaves is in it."
-    )
+    output_dir: Text = Field(default="results/run", description="Run directory: everything a run leaves is in it.")
     data: DataConfig = Field(default=DataConfig(), description="Which records to train on.")
     student: StudentConfig = Field(default=StudentConfig(), description="The model that is trained.")
     teacher: TeacherConfig = Field(default=TeacherConfig(), description="The model that is learned from.")
-    encoder: EncoderConfig = Field(
-        default=EncoderConfig(), description="The frozen encoder of the semantic terms."
-    )
-    objective: ObjectiveConfig = Field(
-        default=ObjectiveConfig(), description="The loss terms and their weights."
-    )
+    encoder: EncoderConfig = Field(default=EncoderConfig(), description="The frozen encoder of the semantic terms.")
+    objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="The loss terms and their weights.")
     training: TrainingConfig = Field(default=TrainingConfig(), description="How the student is optimised.")
     logging: LoggingConfig = Field(default=LoggingConfig(), description="What is written while training.")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="How students are scored.")

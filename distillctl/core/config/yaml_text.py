@@ -51,9 +51,7 @@ def parse_yaml(text: str, source: str) -> Document:
     Raises UsageError with ``source:line`` for anything but plain YAML.
     """
     if len(text) > MAX_CHARACTERS:
-        raise UsageError(
-            f"{source}: {len(text)} characters are too many for a configuration: is it the right file?"
-        )
+        raise UsageError(f"{source}: {len(text)} characters are too many for a configuration: is it the right file?")
     try:
         loader = _Loader(text)
         try:
@@ -83,9 +81,7 @@ class _Converter:
 
     def value(self, node: yaml.Node, path: tuple[str, ...]) -> Any:
         if id(node) in self._seen:
-            raise self._refuse(
-                node, "anchors and aliases are not supported; use `extends: FILE` to share settings"
-            )
+            raise self._refuse(node, "anchors and aliases are not supported; use `extends: FILE` to share settings")
         self._seen.add(id(node))
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_PREFIX}map":
             return self._mapping(node, path)
@@ -93,9 +89,7 @@ class _Converter:
             return [self.value(item, (*path, str(index))) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag in (_PLAIN, f"{_PREFIX}str"):
             return plain_scalar(node.value) if node.tag == _PLAIN else str(node.value)
-        raise self._refuse(
-            node, f"tag {node.tag.replace(_PREFIX, '!!')} is not supported: write plain values"
-        )
+        raise self._refuse(node, f"tag {node.tag.replace(_PREFIX, '!!')} is not supported: write plain values")
 
     def _mapping(self, node: yaml.MappingNode, path: tuple[str, ...]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -137,9 +131,7 @@ class _Dumper(yaml.SafeDumper):
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None if isinstance(plain_scalar(text), str) else "'"
     if not text.isprintable():
-        style = (
-            '"'  # escapes what a plain or block text would change (such as NEL, which reads back as a space)
-        )
+        style = '"'  # escapes what a plain or block text would change (such as NEL, which reads back as a space)
     return dumper.represent_scalar(f"{_PREFIX}str", text, style=style)
 
 

@@ -79,9 +79,7 @@ class Encoder:
         more masks than fit.
         """
         clips = [clip_around_masks(record.test_method_masked, self._reach) for record in records]
-        tests = self._test_ids(
-            [record.test_method_masked[clip] for record, clip in zip(records, clips, strict=True)]
-        )
+        tests = self._test_ids([record.test_method_masked[clip] for record, clip in zip(records, clips, strict=True)])
         focals = self._ids([record.focal_method[: self._reach] for record in records])
         targets = self._ids([record.target for record in records])
         examples, kept = [], []
@@ -117,9 +115,7 @@ class Encoder:
                 ids[index] = [*chain(*chain(*zip_longest(pieces, masks, fillvalue=[])))]
         return ids
 
-    def _source(
-        self, record: Record, clip: slice, test: list[int], focal: list[int]
-    ) -> tuple[list[int], bool]:
+    def _source(self, record: Record, clip: slice, test: list[int], focal: list[int]) -> tuple[list[int], bool]:
         """Input ids and whether something was cut: the focal method's end, then the test far from its masks.
 
         ``test`` and ``focal`` are the ids of the clipped texts; where they do not suffice, the whole is read.
@@ -141,8 +137,7 @@ class Encoder:
         masks = self._mask_positions(record, test)
         if len(masks) > self._budget:
             raise DataError(
-                f"record {record.id}: {len(masks)} masks do not fit in "
-                f"max_source_length={self.max_source_length}"
+                f"record {record.id}: {len(masks)} masks do not fit in max_source_length={self.max_source_length}"
             )
         return window_around(len(test), masks, self._budget)
 

@@ -107,9 +107,7 @@ def locate(name: str) -> PackageFiles | None:
         is_test = bool(_TEST_DIRECTORY & set(file.parts[:-1])) or file.name.startswith("test_")
         (tests if is_test else sources).append(str(file.as_posix()))
     root = Path(str(distribution.locate_file("")))
-    return PackageFiles(
-        canonical_name(name), distribution.version, root, tuple(sorted(tests)), tuple(sorted(sources))
-    )
+    return PackageFiles(canonical_name(name), distribution.version, root, tuple(sorted(tests)), tuple(sorted(sources)))
 
 
 def choose_packages(names: Sequence[str] | None) -> tuple[list[PackageFiles], list[str]]:
@@ -150,9 +148,7 @@ def mine(
     """
     jobs = [(package.name, str(package.root), file) for package in packages for file in package.tests]
     tests: dict[str, list[tuple[str, FoundTest]]] = defaultdict(list)
-    for done, ((project, _, file), found) in enumerate(
-        zip(jobs, _mine_files(jobs, workers), strict=True), start=1
-    ):
+    for done, ((project, _, file), found) in enumerate(zip(jobs, _mine_files(jobs, workers), strict=True), start=1):
         tests[project] += [(file, test) for test in found]
         on_progress(done, len(jobs))
     records: list[Record] = []
@@ -290,9 +286,7 @@ def _visible_calls(test: FoundTest, hidden: Sequence[int]) -> list[str]:
     spans = [(test.assertions[index].start, test.assertions[index].end) for index in hidden]
     last_start = spans[-1][0]
     return [
-        name
-        for end, name in test.calls
-        if end <= last_start and not any(start < end <= stop for start, stop in spans)
+        name for end, name in test.calls if end <= last_start and not any(start < end <= stop for start, stop in spans)
     ]
 
 

@@ -60,9 +60,7 @@ class FoundTest:
 
 def find_tests(source: str) -> list[FoundTest]:
     """``test*`` functions and methods with an assertion to mask; none where the file does not parse."""
-    source = (
-        source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    )  # as the parser counts lines
+    source = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")  # as the parser counts lines
     tree = _parse(source)
     if tree is None:
         return []

@@ -87,9 +87,7 @@ def parse_record(row: Mapping[str, Any], where: str) -> Record:
     for name in TEXT_FIELDS:
         _check_text(values[name], name, where)
     if values["language"] not in LANGUAGES:
-        raise DataError(
-            f"{where}: language should be one of {', '.join(LANGUAGES)}. Found {values['language']!r}"
-        )
+        raise DataError(f"{where}: language should be one of {', '.join(LANGUAGES)}. Found {values['language']!r}")
     assertions = _parse_assertions(values["assertions"], values["language"], where)
     _check_masks(values["test_method_masked"], len(assertions), where)
     return Record(**{name: values[name] for name in TEXT_FIELDS}, assertions=assertions)
@@ -102,8 +100,7 @@ def _check_text(value: Any, name: str, where: str) -> None:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where}: field {name} holds half a character (a lone surrogate at {error.start}): "
-            "write the whole one"
+            f"{where}: field {name} holds half a character (a lone surrogate at {error.start}): write the whole one"
         ) from error
 
 
@@ -128,9 +125,7 @@ def _parse_assertions(value: Any, language: str, where: str) -> tuple[str, ...]:
 def _check_masks(masked: str, assertions: int, where: str) -> None:
     masks = _MASK.findall(masked)
     if not masks:
-        raise DataError(
-            f"{where}: test_method_masked has no mask: write {MASK.format(0)} where the assertion stood"
-        )
+        raise DataError(f"{where}: test_method_masked has no mask: write {MASK.format(0)} where the assertion stood")
     if len(masks) not in (1, assertions) or masks != [MASK.format(index) for index in range(len(masks))]:
         found = ", ".join(mask[:20] for mask in masks[:4]) + ", ..." * (len(masks) > 4)
         raise DataError(

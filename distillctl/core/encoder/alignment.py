@@ -117,9 +117,7 @@ def _aligned(student: Any, encoder: Any, source: Tensor, rows: int) -> tuple[Ten
             table[token_id] = fallback
             missing.append(token)
     padded = rows - exact - pieces - len(missing)
-    return table, Coverage(
-        exact, pieces, len(missing), padded, identical=False, missing=tuple(missing[:_EXAMPLES])
-    )
+    return table, Coverage(exact, pieces, len(missing), padded, identical=False, missing=tuple(missing[:_EXAMPLES]))
 
 
 def _special_ids(student: Any, encoder: Any) -> dict[int, int]:

@@ -91,9 +91,7 @@ class EmbeddingBank:
 
     def _gold(self, key: Hashable) -> int:
         if key not in self._golds:
-            raise DataError(
-                f"The embedding bank holds no example {key!r}: rebuild it from the same data and split."
-            )
+            raise DataError(f"The embedding bank holds no example {key!r}: rebuild it from the same data and split.")
         return self._golds[key]
 
 
@@ -132,12 +130,8 @@ def build_bank(
         if on_progress is not None:
             on_progress(done, len(uses))
     if not torch.isfinite(means).all():
-        raise RunError(
-            "The frozen encoder's states of the golds do not fit in fp16 or are NaN: use another encoder."
-        )
-    tokens = torch.tensor(lengths, dtype=torch.float64) * torch.tensor(
-        list(uses.values()), dtype=torch.float64
-    )
+        raise RunError("The frozen encoder's states of the golds do not fit in fp16 or are NaN: use another encoder.")
+    tokens = torch.tensor(lengths, dtype=torch.float64) * torch.tensor(list(uses.values()), dtype=torch.float64)
     mean_state = ((tokens @ means.double()) / tokens.sum()).float()
     return EmbeddingBank(golds, offsets, states, normalize(means - mean_state, dim=-1), mean_state)
 
@@ -154,9 +148,7 @@ def _distinct(
         if key in golds:
             raise DataError(f"Example key {key!r} occurs twice: keys should be distinct.")
         if not labels or min(labels) < 0:
-            raise DataError(
-                f"The gold of example {key!r} should be token ids without padding. Found {labels[:8]}."
-            )
+            raise DataError(f"The gold of example {key!r} should be token ids without padding. Found {labels[:8]}.")
         golds[key] = numbers.setdefault(labels, len(numbers))
         uses[labels] = uses.get(labels, 0) + 1
     if not golds:

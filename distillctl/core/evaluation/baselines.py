@@ -89,9 +89,7 @@ def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
 def _is_assertion(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Assert):
         return True
-    return isinstance(statement, ast.Expr) and any(
-        name.startswith("assert") for name in call_names(statement.value)
-    )
+    return isinstance(statement, ast.Expr) and any(name.startswith("assert") for name in call_names(statement.value))
 
 
 def _end(node: ast.stmt) -> Position:

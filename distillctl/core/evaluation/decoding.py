@@ -65,9 +65,7 @@ def decode(
     """
     settings = DecodingSettings(num_beams, max_new_tokens, batch_size, tokens_per_batch, bf16)
     texts: dict[int, str] = {}
-    for group in decode_groups(
-        model, tokenizer, encoded_examples, settings, device=device, on_progress=on_progress
-    ):
+    for group in decode_groups(model, tokenizer, encoded_examples, settings, device=device, on_progress=on_progress):
         texts.update(group)
     return [texts[index] for index in range(len(encoded_examples))]
 
@@ -147,9 +145,7 @@ def _generate_group(
         prefixes = unfinished
 
 
-def _batches(
-    order: Sequence[int], inputs: Sequence[Sequence[int]], settings: DecodingSettings
-) -> Iterator[list[int]]:
+def _batches(order: Sequence[int], inputs: Sequence[Sequence[int]], settings: DecodingSettings) -> Iterator[list[int]]:
     """Cuts indices, longest input first, into batches within the row and token limits (one row at least)."""
     start = 0
     while start < len(order):

@@ -86,15 +86,12 @@ def rescore(rows: Sequence[Mapping[str, Any]]) -> Scores:
             raise DataError(f"prediction {number}: id {row['id']!r} occurs twice: samples are matched by id")
         seen.add(row["id"])
         samples.append(
-            score_sample(
-                row["id"], row["project"], row["path"], row["language"], row["gold"], row["prediction"]
-            )
+            score_sample(row["id"], row["project"], row["path"], row["language"], row["gold"], row["prediction"])
         )
     metrics = aggregate(samples, [row["prediction"] for row in rows], [row["gold"] for row in rows])
     metrics |= dict.fromkeys(NEEDS_CHECKOUT, NOT_MEASURED)
     scored = [
-        {name: row[name] for name in stored_fields} | _flags(sample)
-        for row, sample in zip(rows, samples, strict=True)
+        {name: row[name] for name in stored_fields} | _flags(sample) for row, sample in zip(rows, samples, strict=True)
     ]
     return Scores(metrics, scored)
 

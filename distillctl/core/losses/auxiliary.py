@@ -59,8 +59,7 @@ class ShareLimit:
         for name, norm in (("primary", primary), ("auxiliary", auxiliary)):
             if not (math.isfinite(norm) and norm >= 0):
                 raise RunError(
-                    f"The {name} gradient norm should be finite and >= 0. Found {norm}: lower the learning "
-                    "rate."
+                    f"The {name} gradient norm should be finite and >= 0. Found {norm}: lower the learning rate."
                 )
         self._primary = self._mean(self._primary, primary)
         self._auxiliary = self._mean(self._auxiliary, auxiliary)

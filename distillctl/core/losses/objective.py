@@ -118,9 +118,7 @@ class Objective:
         """
         step = self._current()
         if outputs.logits.dtype in (torch.float16, torch.bfloat16):
-            raise RunError(
-                f"Student logits should be float32: run the LM head in it. Found {outputs.logits.dtype}."
-            )
+            raise RunError(f"Student logits should be float32: run the LM head in it. Found {outputs.logits.dtype}.")
         leaf = outputs.with_logits_as_leaf()
         with torch.enable_grad():
             take = self._separate_gradients if step.separate else self._joint_gradients

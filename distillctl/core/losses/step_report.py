@@ -42,8 +42,7 @@ def check_finite(report: StepReport) -> None:
     for name, loss in report.losses.items():
         if not math.isfinite(loss):
             raise RunError(
-                f"Loss term '{name}' is {loss}: lower the learning rate or look at the batch; nothing was "
-                "updated."
+                f"Loss term '{name}' is {loss}: lower the learning rate or look at the batch; nothing was updated."
             )
     norms = {
         **{f"term '{name}'": norm for name, norm in (report.grad_norms or {}).items()},
@@ -52,6 +51,4 @@ def check_finite(report: StepReport) -> None:
     }
     for owner, norm in norms.items():
         if not math.isfinite(norm):
-            raise RunError(
-                f"The logit gradient of {owner} is {norm}: lower the learning rate; nothing was updated."
-            )
+            raise RunError(f"The logit gradient of {owner} is {norm}: lower the learning rate; nothing was updated.")

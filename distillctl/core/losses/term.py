@@ -138,8 +138,7 @@ def require(value: Value | None, field: str, term: str) -> Value:
     """``value``, or a RunError that names the batch field a term is missing."""
     if value is None:
         raise RunError(
-            f"Term '{term}' needs `{field}` in the batch, which holds none: switch its source on or the term "
-            "off."
+            f"Term '{term}' needs `{field}` in the batch, which holds none: switch its source on or the term off."
         )
     return value
 

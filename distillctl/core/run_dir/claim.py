@@ -27,9 +27,7 @@ def check_claim(root: Path, *, overwrite: bool, resume: bool, inputs: Iterable[s
         occupied = root.is_dir() and any(root.iterdir())
         holds_run = (root / RECORD).is_file()
     if resume and not holds_run:
-        raise UsageError(
-            f"{root}: no run to resume here (there is no {RECORD}); leave out --resume to start one"
-        )
+        raise UsageError(f"{root}: no run to resume here (there is no {RECORD}); leave out --resume to start one")
     if occupied and overwrite:
         _check_may_be_emptied(root, holds_run, inputs)
     elif occupied and not resume:

@@ -138,9 +138,7 @@ class RunDirectory:
 
     def _check_inside(self, path: Path) -> None:
         if not path.resolve().is_relative_to(self.path):
-            raise RunError(
-                f"{path}: a link that leads out of the run directory; nothing is written through it"
-            )
+            raise RunError(f"{path}: a link that leads out of the run directory; nothing is written through it")
 
     # --- writing --------------------------------------------------------------------------------------------
 

@@ -85,18 +85,14 @@ class StepLog:
         unknown = [name for name in row if name not in self.columns]
         forgotten = [name for name in self.columns if name not in row and not name.startswith("grad_")]
         if unknown or forgotten:
-            raise ValueError(
-                f"row should have the log's columns. Found unknown {unknown}, forgotten {forgotten}"
-            )
+            raise ValueError(f"row should have the log's columns. Found unknown {unknown}, forgotten {forgotten}")
         with writing(self._path):
             self._writer.writerow([_text(row.get(name)) for name in self.columns])
             self._file.flush()
         step = row["step"]
         if step is None:
             raise ValueError("step should be a number. Found None")
-        self.mirror(
-            int(step), {f"{_group(name)}/{name}": row.get(name) for name in self.columns if name != "step"}
-        )
+        self.mirror(int(step), {f"{_group(name)}/{name}": row.get(name) for name in self.columns if name != "step"})
 
     def mirror(self, step: int, scalars: Mapping[str, Number | None]) -> None:
         """Show ``scalars`` (by TensorBoard tag) at ``step`` in TensorBoard only, such as dev scores."""
@@ -175,12 +171,8 @@ def _check_header(path: Path, columns: Sequence[str]) -> None:
     with path.open(encoding="utf-8", newline="") as file:
         found = next(csv.reader(file), None)
     if found is not None and found != list(columns):
-        first = next(
-            (f"{a} here, {b} now" for a, b in zip(found, columns, strict=False) if a != b), "their number"
-        )
-        raise DataError(
-            f"{path}:1: the columns differ from this run's ({first}): the active loss terms changed"
-        )
+        first = next((f"{a} here, {b} now" for a, b in zip(found, columns, strict=False) if a != b), "their number")
+        raise DataError(f"{path}:1: the columns differ from this run's ({first}): the active loss terms changed")
 
 
 def _text(value: Number | None) -> str:

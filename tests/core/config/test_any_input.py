@@ -37,14 +37,10 @@ def test_plain_yaml_means_what_it_looks_like(text: str, value: object) -> None:
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=10), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=10), inner, max_size=3),
     max_leaves=8,
 )
-BOUNDED = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+BOUNDED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @BOUNDED
@@ -84,9 +80,7 @@ def test_any_yaml_like_text_gives_a_config_or_a_clear_error(text: str, tmp_path:
 
 @BOUNDED
 @given(path=st.sampled_from(sorted(field_paths())), value=PLAIN)
-def test_any_value_of_any_field_gives_a_config_or_a_clear_error(
-    path: str, value: object, tmp_path: Path
-) -> None:
+def test_any_value_of_any_field_gives_a_config_or_a_clear_error(path: str, value: object, tmp_path: Path) -> None:
     nested: object = value
     for part in reversed(path.split(".")):
         nested = {part: nested}

@@ -128,9 +128,7 @@ def test_every_shipped_config_loads() -> None:
 
 
 @pytest.mark.parametrize("name", ["trident", "trident.yaml", "configs/trident.yaml", "configs/trident"])
-def test_shipped_configs_are_found_from_anywhere(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shipped_configs_are_found_from_anywhere(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_config(name) == shipped_configs()["trident"]
 
@@ -235,9 +233,7 @@ def test_bad_files_are_refused_naming_file_and_line(text: str, words: str, tmp_p
 
 
 def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
-    assert messages_of(["tridnt.yaml"]) == (
-        "config 'tridnt.yaml': there is no such file; did you mean trident?",
-    )
+    assert messages_of(["tridnt.yaml"]) == ("config 'tridnt.yaml': there is no such file; did you mean trident?",)
     assert "is a directory" in messages_of([str(tmp_path)])[0]
     assert "there is no such file" in messages_of(["a\0b"])[0]
     assert "there is no such file" in messages_of(["x" * 5000])[0]

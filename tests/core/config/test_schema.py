@@ -21,8 +21,7 @@ def is_section(annotation: object) -> bool:
 LEAVES = [
     path
     for path, info in field_paths().items()
-    if (not is_section(info.annotation) or info.annotation is WeightSchedule)
-    and not path.endswith((".start", ".end"))
+    if (not is_section(info.annotation) or info.annotation is WeightSchedule) and not path.endswith((".start", ".end"))
 ]
 
 
@@ -68,9 +67,7 @@ def test_nothing_can_be_changed_afterwards() -> None:
     assert isinstance(config.data.packages, tuple)
 
 
-@pytest.mark.parametrize(
-    ("progress", "expected"), [(0.0, 0.7), (0.5, 0.45), (1.0, 0.2), (-1.0, 0.7), (7.0, 0.2)]
-)
+@pytest.mark.parametrize(("progress", "expected"), [(0.0, 0.7), (0.5, 0.45), (1.0, 0.2), (-1.0, 0.7), (7.0, 0.2)])
 def test_a_weight_moves_linearly_and_stays_within_its_ends(progress: float, expected: float) -> None:
     assert WeightSchedule(start=0.7, end=0.2).at(progress) == pytest.approx(expected)
 
@@ -83,14 +80,10 @@ def test_a_weight_has_three_spellings(text: str) -> None:
 
 
 def test_active_terms_are_computed_and_trained_terms_reach_the_student() -> None:
-    objective = load_config(
-        settings=["objective.contrastive.weight=0", "objective.semantic.log_only=true"]
-    ).objective
+    objective = load_config(settings=["objective.contrastive.weight=0", "objective.semantic.log_only=true"]).objective
     assert objective.active_terms == ("focal", "jsd", "semantic")
     assert objective.trained_terms == ("focal", "jsd")
-    switched_off_but_logged = load_config(
-        settings=["objective.contrastive={weight: 0, log_only: true}"]
-    ).objective
+    switched_off_but_logged = load_config(settings=["objective.contrastive={weight: 0, log_only: true}"]).objective
     assert switched_off_but_logged.active_terms == ("focal", "jsd", "semantic", "contrastive")
 
 

@@ -206,17 +206,13 @@ def test_a_failing_write_leaves_nothing_behind(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, method, full)
-        with pytest.raises(
-            RunError, match=r"No space left on device\. Free space there or set DISTILLCTL_CACHE"
-        ):
+        with pytest.raises(RunError, match=r"No space left on device\. Free space there or set DISTILLCTL_CACHE"):
             open_demo()
     assert list(cache.iterdir()) == []
     assert open_demo().sizes["train"] == 5
 
 
-def test_an_interrupted_write_leaves_nothing_behind(
-    miner: Miner, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_write_leaves_nothing_behind(miner: Miner, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> Iterator[None]:
         raise KeyboardInterrupt
 

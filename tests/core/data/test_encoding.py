@@ -47,9 +47,7 @@ def record(test: str, focal: str = "", *assertions: str) -> Record:
     return Record("r", "python", "p", "t.py", focal, test, assertions or ("w1 w2",))
 
 
-def encode_one(
-    tokenizer: Any, row: Record, source: int, target: int = 50
-) -> tuple[list[str], list[str], Encoded]:
+def encode_one(tokenizer: Any, row: Record, source: int, target: int = 50) -> tuple[list[str], list[str], Encoded]:
     encoded = Encoder(tokenizer, source, target).encode([row])
     (example,) = encoded.examples
     names = tokenizer.convert_ids_to_tokens
@@ -185,9 +183,7 @@ def test_the_summary_counts_and_weighs() -> None:
 def test_what_a_tokenizer_needs(bpe: PreTrainedTokenizerFast, words: PreTrainedTokenizerFast) -> None:
     with pytest.raises(DataError, match="record r: test_method_masked has no mask"):
         encode_one(bpe, record("test"), 20)
-    with pytest.raises(
-        DataError, match=r"does not know the masks of this record; it needs the tokens <extra_id_8>"
-    ):
+    with pytest.raises(DataError, match=r"does not know the masks of this record; it needs the tokens <extra_id_8>"):
         encode_one(bpe, record("<extra_id_8>"), 20)
     with pytest.raises(DataError, match="it needs the tokens <extra_id_0>, <extra_id_2>"):
         encode_one(words, record("<extra_id_0> <extra_id_2>"), 20)
@@ -245,11 +241,7 @@ def test_what_lies_beyond_a_clip_is_read_where_there_is_room(bpe: PreTrainedToke
     long = train_tokenizer(["a" * 32] * 9, 300)
     line = "a" * 32 + "\n"
     rows = [
-        record(
-            {"before": line * 30 + "<extra_id_0>", "after": "<extra_id_0>\n" + line * 30}.get(
-                side, "<extra_id_0>"
-            )
-        )
+        record({"before": line * 30 + "<extra_id_0>", "after": "<extra_id_0>\n" + line * 30}.get(side, "<extra_id_0>"))
     ]
     if side == "focal":
         rows = [replace(rows[0], focal_method=line * 30)]
@@ -259,9 +251,7 @@ def test_what_lies_beyond_a_clip_is_read_where_there_is_room(bpe: PreTrainedToke
     assert encoded.inputs_truncated == 1
 
 
-def test_clipping_saves_the_tokenizer_work(
-    bpe: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clipping_saves_the_tokenizer_work(bpe: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Encoder(bpe, 16, 10)
     read: list[int] = []
     ids = encoder._ids

@@ -90,9 +90,7 @@ def install(
     importlib.invalidate_caches()
 
 
-def install_demo(
-    site: Path, monkeypatch: pytest.MonkeyPatch, files: Mapping[str, str | bytes] | None = None
-) -> None:
+def install_demo(site: Path, monkeypatch: pytest.MonkeyPatch, files: Mapping[str, str | bytes] | None = None) -> None:
     """The distribution ``demo-pkg`` with a few functions and tests."""
     content = {
         "demo/__init__.py": "",
@@ -126,9 +124,7 @@ def mine_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return run
 
 
-def test_a_distribution_is_found_by_its_own_file_list(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_distribution_is_found_by_its_own_file_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = tmp_path / "lib" / "site"
     install_demo(
         site,
@@ -175,9 +171,7 @@ def test_the_default_is_every_installed_dependency(tmp_path: Path, monkeypatch: 
     assert dependency_names("fake-absent") == []
 
 
-def test_packages_without_tests_are_passed_over_with_a_note(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packages_without_tests_are_passed_over_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_demo(tmp_path, monkeypatch)
     install(tmp_path, monkeypatch, "bare", {"bare.py": "x = 1"}, version="2.1")
     packages, notes = choose_packages(["no-such-thing", "DEMO.pkg", "bare", "demo_pkg", ""])
@@ -315,9 +309,7 @@ def test_all_takes_as_many_assertions_as_configured(mine_tests: Callable[..., di
 
 def test_an_assertion_that_is_no_answer_stays_visible(mine_tests: Callable[..., dict[str, Record]]) -> None:
     long = f"assert x == {list(range(200))}"
-    found = mine_tests(
-        f"def test():\n    {long}\n    assert y == '''\n    '''\n    assert z\n", max_per_test=1
-    )
+    found = mine_tests(f"def test():\n    {long}\n    assert y == '''\n    '''\n    assert z\n", max_per_test=1)
     assert list(found) == ["test@2"]
     assert long in found["test@2"].test_method_masked
     assert found["test@2"].assertions == ("assert z",)
@@ -354,9 +346,7 @@ def test_repeats_are_dropped_and_ids_are_unique(mine_tests: Callable[..., dict[s
         f"# {'a' * 2_000_000}\ndef test():\n    assert x\n",
     ],
 )
-def test_what_cannot_be_used_is_left_out(
-    mine_tests: Callable[..., dict[str, Record]], tests: str | bytes
-) -> None:
+def test_what_cannot_be_used_is_left_out(mine_tests: Callable[..., dict[str, Record]], tests: str | bytes) -> None:
     assert mine_tests(tests) == {}
 
 

@@ -117,9 +117,7 @@ def test_a_decorator_may_start_below_its_sign() -> None:
 
 def test_the_same_line_may_hold_several_statements() -> None:
     assert masked("def test(): assert a; assert b;\n") == "def test(): <extra_id_0>; <extra_id_1>;"
-    assert (
-        masked("def test():\n    if x: assert a ;  # no\n") == "def test():\n    if x: <extra_id_0> ;  # no"
-    )
+    assert masked("def test():\n    if x: assert a ;  # no\n") == "def test():\n    if x: <extra_id_0> ;  # no"
 
 
 def test_an_assertion_of_several_lines_is_masked_as_a_whole() -> None:
@@ -182,10 +180,7 @@ def test_an_assertion_that_cannot_be_one_line_stays_visible() -> None:
     source = 'def test():\n    assert a\n    assert b == """\n    x"""\n    assert c\n'
     found = only_test(source)
     assert [assertion.line for assertion in found.assertions] == ["assert a", None, "assert c"]
-    assert (
-        found.masked([2], MASK)
-        == 'def test():\n    assert a\n    assert b == """\n    x"""\n    <extra_id_0>'
-    )
+    assert found.masked([2], MASK) == 'def test():\n    assert a\n    assert b == """\n    x"""\n    <extra_id_0>'
     assert find_tests('def test():\n    assert b == """\n    x"""\n') == []
 
 
@@ -237,9 +232,7 @@ def test_what_counts_as_a_test_and_as_an_assertion() -> None:
 
 
 def test_calls_come_in_the_order_in_which_they_end() -> None:
-    found = only_test(
-        "@mark(1)\ndef test():\n    é = outer(inner(x), 1).last().tail\n    x[0]()\n    assert ok(é)\n"
-    )
+    found = only_test("@mark(1)\ndef test():\n    é = outer(inner(x), 1).last().tail\n    x[0]()\n    assert ok(é)\n")
     assert [name for _, name in found.calls] == ["mark", "inner", "outer", "last", "ok"]
     raw = found.text.encode()
     assert all(raw[end - 1 : end] == b")" for end, _ in found.calls)

@@ -36,9 +36,7 @@ BODY = """def test_frame(tmp_path):
 """
 
 
-def record(
-    path: str, masked: str = BODY, assertions: tuple[str, ...] = ("assert len(frame) == 3",)
-) -> Record:
+def record(path: str, masked: str = BODY, assertions: tuple[str, ...] = ("assert len(frame) == 3",)) -> Record:
     return Record(f"{path}::test_frame@0", "python", "p", path, "", masked, assertions)
 
 
@@ -97,9 +95,7 @@ def test_changed_constants_and_one_changed_name_make_no_new_test() -> None:
 def test_near_is_four_fifths_of_the_runs_of_five_tokens() -> None:
     names = [f"n{number}" for number in range(44)]  # 40 runs of five
     one_changed = [*names[:-4], "x", *names[-3:]]  # four runs differ: 36 / 44 = 0.82
-    assert float(jaccard(shingles(" ".join(names)), shingles(" ".join(one_changed)))) == pytest.approx(
-        36 / 44
-    )
+    assert float(jaccard(shingles(" ".join(names)), shingles(" ".join(one_changed)))) == pytest.approx(36 / 44)
     assert crossing_duplicates([" ".join(names), " ".join(one_changed)], ["train", "dev"]) == [False, True]
     in_the_middle = [*names[:20], "x", *names[21:]]  # five differ: 35 / 45 = 0.78
     assert crossing_duplicates([" ".join(names), " ".join(in_the_middle)], ["train", "dev"]) == [False, False]

@@ -38,19 +38,16 @@ def test_special_tokens_have_their_ids(tokenizer: PreTrainedTokenizerFast) -> No
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    st.text(max_size=30)
-    | st.lists(st.sampled_from([" ", "\n", "12", "é", "</s>", "<extra_id_0>"])).map("".join)
-)
+@given(st.text(max_size=30) | st.lists(st.sampled_from([" ", "\n", "12", "é", "</s>", "<extra_id_0>"])).map("".join))
 def test_every_text_comes_back(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     assert tokenizer.decode(ids(tokenizer, text)) == text
 
 
 def test_digits_stand_alone(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.convert_ids_to_tokens(ids(tokenizer, "x12345")) == ["x", *"12345"]
-    assert not [
-        token for token in tokenizer.get_vocab() if len(token) > 1 and any(c.isdigit() for c in token)
-    ][MASK_TOKENS:]
+    assert not [token for token in tokenizer.get_vocab() if len(token) > 1 and any(c.isdigit() for c in token)][
+        MASK_TOKENS:
+    ]
 
 
 def test_masks_do_not_shape_the_merges(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -111,9 +111,7 @@ def test_the_teachers_own_encoder() -> None:
     encoder = FrozenEncoder(stack, stack.get_input_embeddings().weight)
     assert encoder.gold_states(torch.tensor([[3, 4]])).shape == (1, 2, encoder.width)
     lone = RobertaForMaskedLM(
-        RobertaConfig(
-            vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
-        )
+        RobertaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     )
     with pytest.raises(DataError, match="RobertaForMaskedLM"):
         teacher_encoder(lone)

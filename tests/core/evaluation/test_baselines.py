@@ -103,8 +103,7 @@ def test_previous_python(case: str) -> None:
 
 JAVA = {
     "the last before the mask": (
-        "@Test public void x() {\n  assertEquals(1, a);\n  assertTrue(b);\n  <extra_id_0>\n"
-        "  assertNull(c);\n}",
+        "@Test public void x() {\n  assertEquals(1, a);\n  assertTrue(b);\n  <extra_id_0>\n  assertNull(c);\n}",
         "assertTrue(b);",
     ),
     "with its own semicolon": ("void x() {\n  assertTrue(b);\n  <extra_id_0>;\n}", "assertTrue(b);"),

@@ -153,9 +153,7 @@ def test_interrupted_groups_go_on_with_the_same_texts(
     assert all(5 <= done <= 12 for done, _ in seen)
 
 
-def test_the_model_is_left_as_it_was(
-    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_the_model_is_left_as_it_was(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
     model.train()
     cast(Any, model.encoder).eval()
     before = {name: module.training for name, module in model.named_modules()}
@@ -178,9 +176,7 @@ def test_the_models_own_generation_settings_are_not_consulted_and_nothing_is_log
 ) -> None:
     examples = [Example(ids) for ids in random_inputs(6)]
     expected = decode(model, tokenizer, examples, max_new_tokens=8)
-    odd = cast(Any, GenerationConfig)(
-        num_beams=2, max_length=3, repetition_penalty=5.0, forced_bos_token_id=20
-    )
+    odd = cast(Any, GenerationConfig)(num_beams=2, max_length=3, repetition_penalty=5.0, forced_bos_token_id=20)
     monkeypatch.setattr(model, "generation_config", odd)
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
@@ -255,6 +251,4 @@ def test_a_saved_model_decodes_alike(
     model.save_pretrained(tmp_path)
     loaded = T5ForConditionalGeneration.from_pretrained(tmp_path)
     examples = [Example(ids) for ids in random_inputs(4)]
-    assert decode(loaded, tokenizer, examples, max_new_tokens=5) == decode(
-        model, tokenizer, examples, max_new_tokens=5
-    )
+    assert decode(loaded, tokenizer, examples, max_new_tokens=5) == decode(model, tokenizer, examples, max_new_tokens=5)

@@ -61,9 +61,7 @@ def test_fingerprint_is_of_the_input_alone() -> None:
     assert input_fingerprint(replace(record, language="java")) != input_fingerprint(record)
 
 
-def test_rescoring_stored_rows_gives_the_same_and_believes_no_stored_number(
-    scores: Scores, tmp_path: Path
-) -> None:
+def test_rescoring_stored_rows_gives_the_same_and_believes_no_stored_number(scores: Scores, tmp_path: Path) -> None:
     write(tmp_path, scores)
     lines = (tmp_path / PREDICTIONS_FILE).read_text(encoding="utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]

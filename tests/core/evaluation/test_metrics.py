@@ -24,9 +24,7 @@ from distillctl.core.evaluation.metrics import (
 
 def scored(gold: Sequence[str], prediction: str, **fields: str) -> SampleScore:
     names = {"sample_id": "s", "project": "p", "path": "t.py", "language": "python"} | fields
-    return score_sample(
-        names["sample_id"], names["project"], names["path"], names["language"], gold, prediction
-    )
+    return score_sample(names["sample_id"], names["project"], names["path"], names["language"], gold, prediction)
 
 
 # gold, prediction, tp, fp, fn

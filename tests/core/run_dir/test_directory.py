@@ -255,9 +255,7 @@ def test_a_nan_never_enters_json(tmp_path: Path) -> None:
     assert "f1" not in run.record()
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.json"
     write_atomically(path, "old")
 

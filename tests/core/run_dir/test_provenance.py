@@ -58,9 +58,7 @@ def test_versions_are_those_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hardware_does_not_load_torch() -> None:
-    code = (
-        "import sys; from distillctl.core.run_dir import hardware; hardware(); print('torch' in sys.modules)"
-    )
+    code = "import sys; from distillctl.core.run_dir import hardware; hardware(); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
     facts = hardware()

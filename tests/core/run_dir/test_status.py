@@ -37,9 +37,7 @@ def test_a_run_that_ends_well_is_finished(tmp_path: Path) -> None:
         (ZeroDivisionError("oops"), "failed", "ZeroDivisionError: oops"),
     ],
 )
-def test_what_ended_a_run_is_written_down(
-    tmp_path: Path, error: BaseException, status: str, reason: str
-) -> None:
+def test_what_ended_a_run_is_written_down(tmp_path: Path, error: BaseException, status: str, reason: str) -> None:
     run = RunDirectory.create(tmp_path)
     with pytest.raises(type(error)), RunStatus(run, Clock()):
         raise error

@@ -83,9 +83,9 @@ def test_one_batch_of_eight_is_four_of_two(make: Make) -> None:
     assert distance(first, second) < 1e-5
     assert whole.objective.names == ALL_TERMS
     for one, other in zip(whole.run.step_metrics(), split.run.step_metrics(), strict=True):
-        for column, value in one.items():
-            if column.startswith(("loss", "weight", "grad_norm", "scale", "auxiliary", "target")):
-                assert other[column] == (None if value is None else pytest.approx(value, rel=1e-4, abs=1e-9)), column
+        for name, value in one.items():
+            if name.startswith(("loss", "weight", "grad_norm", "scale", "auxiliary", "target")):
+                assert other[name] == (None if value is None else pytest.approx(value, rel=1e-4, abs=1e-9)), name
 
 
 def test_gradient_checkpointing_changes_memory_not_the_result(make: Make) -> None:
