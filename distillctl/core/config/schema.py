@@ -140,6 +140,12 @@ class TrainingConfig(Section):
     learning_rate: float = Field(
         default=defaults.LEARNING_RATE, gt=0, le=1, description="Peak learning rate, after the warm-up."
     )
+    embedding_learning_rate_scale: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="Learning rate of the token embeddings, as a multiple of learning_rate; 5-10 for new models.",
+    )
     weight_decay: float = Field(
         default=defaults.WEIGHT_DECAY,
         ge=0,

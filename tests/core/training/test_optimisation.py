@@ -63,6 +63,26 @@ def test_muon_without_pytorchs_own_is_a_usage_error(tiny: Tiny, monkeypatch: pyt
         make_optimizers(tiny_teacher(tiny.tokenizer), TrainingConfig(optimizer="muon"))
 
 
+def learning_rates(model: Any, settings: TrainingConfig) -> dict[str, float]:
+    """What each parameter is given at a learning rate of 0.5, by name."""
+    optimizers = make_optimizers(model, settings)
+    set_learning_rate(optimizers, 0.5)
+    of = {id(p): group["lr"] for o in optimizers for group in o.param_groups for p in group["params"]}
+    return {name: of[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_token_embeddings_have_their_own_learning_rate(tiny: Tiny, optimizer: str) -> None:
+    if optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        pytest.skip("needs PyTorch 2.9")
+    model = tiny_teacher(tiny.tokenizer)
+    rates = learning_rates(model, TrainingConfig(optimizer=optimizer, embedding_learning_rate_scale=4.0))
+    assert rates.pop("shared.weight") == 2.0
+    assert set(rates.values()) == {0.5}
+    plain = learning_rates(model, TrainingConfig(optimizer=optimizer))
+    assert set(plain.values()) == {0.5}
+
+
 def factors(steps: int, **settings: Any) -> list[float]:
     factor = learning_rate_factor(TrainingConfig(**settings), steps)
     return [factor(step) for step in range(steps)]
