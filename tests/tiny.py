@@ -108,6 +108,7 @@ class Tiny:
             f"teacher.model={self.teacher}",
             "training.per_device_train_batch_size=8",
             "training.learning_rate=0.01",
+            "training.bf16=false",
             "logging.gradient_steps=2",
             "logging.tensorboard=false",
             "evaluation.limit=3",
@@ -138,7 +139,7 @@ def make_tiny(folder: Path) -> Tiny:
 def make_trainer(config: Config, score_dev: Callable[[Any], float] | None = None) -> Trainer:
     """What ``distil`` gives its trainer, in a new run directory."""
     set_seed(config.seed)
-    accelerator = make_accelerator(config.device, config.training.bf16)
+    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
     data = open_data(config, SilentReporter())
     models = load_models(config)
     encoded = encode_data(config, data, models.tokenizer, SilentReporter())

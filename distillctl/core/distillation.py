@@ -44,7 +44,7 @@ from distillctl.core.scoring import (
     score_models,
     score_trivial_answers,
 )
-from distillctl.core.training.accelerator import make_accelerator
+from distillctl.core.training.accelerator import make_accelerator, resolve_precision
 from distillctl.core.training.checkpoints import Checkpoint, check_resumable, latest_checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
 from distillctl.core.training.step_inputs import plan_steps
@@ -70,6 +70,7 @@ def distil(config: Config, reporter: Reporter, *, overwrite: bool = False, resum
         DistillError: bad input (before anything is written), or a failure while running.
         KeyboardInterrupt: after Ctrl-C; the student so far lies in ``student/`` and in a checkpoint.
     """
+    config = resolve_precision(config)
     RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
     clock = Clock()
     set_seed(config.seed)
@@ -82,7 +83,7 @@ def distil(config: Config, reporter: Reporter, *, overwrite: bool = False, resum
 
 def teach(config: Config, reporter: Reporter, *, overwrite: bool = False) -> Outcome:
     """Trains a model with plain cross-entropy on the same records: a teacher for later."""
-    config = cross_entropy_only(config)
+    config = resolve_precision(cross_entropy_only(config))
     RunDirectory.check(config.output_dir, overwrite=overwrite, inputs=_inputs(config))
     clock = Clock()
     set_seed(config.seed)
@@ -95,6 +96,7 @@ def teach(config: Config, reporter: Reporter, *, overwrite: bool = False) -> Out
 
 def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume: bool = False) -> dict[str, object]:
     """What ``distil`` would do, by name: everything is loaded and checked, nothing is written but the corpus cache."""
+    config = resolve_precision(config)
     RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
     data = open_data(config, reporter)
     models = load_models(config)
@@ -147,7 +149,7 @@ def _run(
     overwrite: bool,
     resume: bool,
 ) -> Outcome:
-    accelerator = make_accelerator(config.device, config.training.bf16)
+    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
     with clock.phase("tokenising"):
         encoded = encode_data(config, data, models.tokenizer, reporter)
     device = accelerator.device

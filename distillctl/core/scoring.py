@@ -34,7 +34,7 @@ def predict(title: str, model: Any, tokenizer: Any, data: Encoded, config: Confi
             num_beams=config.evaluation.num_beams,
             max_new_tokens=config.data.max_target_length,
             tokens_per_batch=config.evaluation.batch_tokens,
-            bf16=config.training.bf16,
+            bf16=config.training.bf16 is True,
             on_progress=task.update,
         )
 

@@ -11,7 +11,7 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from distillctl.core.config import defaults
@@ -131,6 +131,12 @@ class EncoderConfig(Section):
     )
 
 
+def _bf16(value: object) -> object:
+    if not (isinstance(value, bool) or value == "auto"):
+        raise PydanticCustomError("bf16", "should be true, false or auto")
+    return value
+
+
 class TrainingConfig(Section):
     """Optimisation. Names are those of Hugging Face's TrainingArguments where it has one."""
 
@@ -183,9 +189,10 @@ class TrainingConfig(Section):
         le=1e9,
         description="The total gradient norm is clipped to this.",
     )
-    bf16: bool = Field(
-        default=False,
-        description="Run the models in bfloat16 autocast; the LM head and the losses stay fp32.",
+    bf16: Annotated[bool | Literal["auto"], BeforeValidator(_bf16)] = Field(
+        default="auto",
+        description="Run the models in bfloat16 autocast; the LM head and the losses stay fp32. auto: where the "
+        "device computes in bfloat16 itself.",
     )
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute activations in the backward pass: less memory, more time."
