@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +33,9 @@ OPTION_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "--max-train-samples": lambda value: {"data.max_train_samples": value},
     "--seed": lambda value: {"seed": value},
     "--device": lambda value: {"device": value},
+    "--split": lambda value: {"evaluation.split": value},
+    "--limit": lambda value: {"evaluation.limit": value},
+    "--num-beams": lambda value: {"evaluation.num_beams": value},
 }
 """What each dedicated option sets in the configuration, by dotted field name."""
 
@@ -230,6 +234,57 @@ def prepare(
         from distillctl.commands import prepare as command
 
         command.run(resolved, output=output)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or a model: path or hub name.")],
+    config: ConfigFiles = None,
+    settings: Settings = None,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="validation|dev", help="Split to score.  [default: validation]")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Records to score; 0 is all.")] = None,
+    num_beams: Annotated[int | None, typer.Option("--num-beams", metavar="N", help="Beam width; 1 is greedy.")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="MODEL", help="Model to score beside it.  [default: the run's teacher]"),
+    ] = None,
+    with_teacher: Annotated[
+        bool, typer.Option("--with-teacher/--no-teacher", help="Score the teacher beside it, or leave it out.")
+    ] = True,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Gets evaluation/<split>/.  [default: the run directory]"),
+    ] = None,
+    data: Data = None,
+    packages: Packages = None,
+    mask: Mask = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Score a run's student, or any encoder-decoder model, on all of a split.
+
+    A run brings its own settings; --config, --set and the options below override them. Stopped and started again, it
+    goes on where it was.
+    """
+    options = {
+        "--split": split,
+        "--limit": limit,
+        "--num-beams": num_beams,
+        "--data": data,
+        "--packages": packages,
+        "--mask": mask,
+        "--device": device,
+    }
+    with errors_as_exit_codes(debug):
+        own = Path(target) / "config.yaml"
+        files = [str(own)] if own.is_file() else []
+        # A training scores a sample of the split to save time; whoever asks for an evaluation wants all of it.
+        resolved = resolve([*files, *(config or ())], ["evaluation.limit=0", *(settings or ())], options)
+        from distillctl.commands import evaluate as command
+
+        command.run(resolved, target=target, output=output, teacher=teacher, with_teacher=with_teacher)
 
 
 def resolve(

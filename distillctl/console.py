@@ -12,12 +12,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, NEEDS_CHECKOUT, PREDICTIONS_FILE
 from distillctl.core.progress import Task
 
 if TYPE_CHECKING:
+    from distillctl.core.assessment import Assessment
     from distillctl.core.distillation import Outcome
 
 SHOWN = {"f1": "F1", "exact_match": "exact match", "valid_syntax": "valid syntax"}
+SHOWN_IN_FULL = {
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "exact_match": "exact",
+    "exact_match_normalised": "exact, spaces aside",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "token_accuracy": "token accuracy",
+    "edit_similarity": "edit similarity",
+    "valid_syntax": "valid syntax",
+    "non_empty": "not empty",
+    "contains_assertion": "asserts",
+}
+MOST_KINDS = 12
 
 
 class _Bar:
@@ -72,6 +89,31 @@ class ConsoleReporter:
         self.show_facts("Seconds", {**outcome.seconds, "total": sum(outcome.seconds.values())})
         for name in ("student", "step_metrics.csv", f"evaluation/{outcome.split}", "run.json"):
             self.note(str(outcome.run.path / name))
+
+    def show_assessment(self, found: Assessment) -> None:
+        """Every score of every system, the student's by project and by kind of assertion, and where the files are."""
+        samples = found.metrics["counts"]["samples"]
+        rows = [[title, *(f"{of[name]:.2f}" for of in found.scores.values())] for name, title in SHOWN_IN_FULL.items()]
+        unmeasured = [[name.replace("_", " "), *[found.metrics[name]] * len(found.scores)] for name in NEEDS_CHECKOUT]
+        title = f"{samples:,} records of {found.split}, points of 100"
+        caption = f"{found.seconds:.1f} s"
+        self.console.print(table(title, ["", *found.scores], [*rows, *unmeasured], caption))
+        for name in ("project", "kind"):
+            self.console.print(self._breakdown(f"Student by {name}", found.metrics[f"by_{name}"]))
+        for file in (METRICS_FILE, PREDICTIONS_FILE):
+            self.note(str(found.folder / file))
+
+    @staticmethod
+    def _breakdown(title: str, groups: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+        """The largest groups first; the many small ones are in metrics.json."""
+        ordered = sorted(groups.items(), key=lambda item: (-item[1]["counts"]["samples"], item[0]))
+        rows = [
+            [name, f"{group['counts']['samples']:,}", *(f"{group['scores'][metric]:.2f}" for metric in SHOWN)]
+            for name, group in ordered[:MOST_KINDS]
+        ]
+        rest = len(ordered) - len(rows)
+        caption = f"and {rest} smaller ones, in {METRICS_FILE}" if rest else None
+        return table(title, ["", "records", *SHOWN.values()], rows, caption)
 
     def show_facts(self, title: str, facts: Mapping[str, object]) -> None:
         """A table of names and values."""

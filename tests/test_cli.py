@@ -18,7 +18,7 @@ from distillctl import cli
 from distillctl.core.config import Config, load_config
 from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, UsageError
 
-COMMANDS = ("train", "teach", "prepare")
+COMMANDS = ("train", "teach", "prepare", "evaluate")
 
 
 @dataclass
@@ -50,6 +50,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return recorder
 
 
+PLAIN_EVALUATE = {"target": "x", "output": None, "teacher": None, "with_teacher": True}
 PLAIN_TRAIN = {"overwrite": False, "resume": False, "dry_run": False}
 TEACH = ["student.init=random", "output_dir=results/teacher", "data.max_train_samples=null"]
 
@@ -98,6 +99,21 @@ CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
         {"overwrite": False},
     ),
     ("prepare", "prepare", [], {"output": None}),
+    ("evaluate x", "evaluate", ["evaluation.limit=0"], PLAIN_EVALUATE),
+    ("evaluate x --set evaluation.limit=7", "evaluate", ["evaluation.limit=7"], PLAIN_EVALUATE),
+    (
+        "evaluate x --split dev --limit 5 --num-beams 2 --data a --device cpu",
+        "evaluate",
+        ["evaluation={split: dev, limit: 5, num_beams: 2}", "data.path=a", "device=cpu"],
+        PLAIN_EVALUATE,
+    ),
+    (
+        "evaluate x --no-teacher -o out",
+        "evaluate",
+        ["evaluation.limit=0"],
+        PLAIN_EVALUATE | {"with_teacher": False, "output": "out"},
+    ),
+    ("evaluate x --teacher t", "evaluate", ["evaluation.limit=0"], PLAIN_EVALUATE | {"teacher": "t"}),
     ("prepare --packages a -o x.jsonl", "prepare", ["data.packages=[a]"], {"output": "x.jsonl"}),
     ("prepare --data a --mask all --output o", "prepare", ["data={path: a, mask: all}"], {"output": "o"}),
 ]
@@ -117,9 +133,10 @@ def test_config_files_lie_below_settings(recorder: Recorder) -> None:
     assert recorder.calls == [("train", expected, PLAIN_TRAIN)]
 
 
-def test_every_dedicated_option_sets_a_field_and_belongs_to_train() -> None:
+def test_every_dedicated_option_sets_a_field_and_belongs_to_a_command() -> None:
     group: Any = typer.main.get_command(cli.app)
     spelled = {name for parameter in group.commands["train"].params for name in parameter.opts}
+    spelled |= {name for parameter in group.commands["evaluate"].params for name in parameter.opts}
     assert set(cli.OPTION_FIELDS) <= spelled
     assert set(group.commands) == set(COMMANDS)
 
@@ -132,7 +149,7 @@ def test_every_command_and_option_has_help(command: str, capsys: pytest.CaptureF
     group: Any = typer.main.get_command(cli.app)
     for parameter in group.commands[command].params:
         assert parameter.help, f"{command} {parameter.opts} has no help"
-        assert parameter.opts[0] in shown
+        assert (parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]) in shown
 
 
 def test_the_contrastive_schedule_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +183,9 @@ BAD_COMMAND_LINES = [
     ("train --config nowhere.yaml", "config 'nowhere.yaml': there is no such file"),
     ("train --set training.per_device_train_batch_size=1", "a batch of one with in-batch negatives"),
     ("prepare --beta 5", "unknown option --beta"),
+    ("evaluate", "missing argument"),
+    ("evaluate x --split test", "--split: evaluation.split should be 'validation' or 'dev'"),
+    ("evaluate x --num-beams 0", "--num-beams: evaluation.num_beams should be at least 1. Found 0"),
 ]
 
 

@@ -36,12 +36,15 @@ from distillctl.core.models.loading import (
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import Clock, RunDirectory, RunStatus, write_model_card
 from distillctl.core.scoring import (
+    HEADLINE,
     STUDENT,
-    TEACHER,
     UNTRAINED,
+    SystemScores,
+    all_scores,
     dev_scorer,
     score_and_store,
-    score_models,
+    score_model,
+    score_teacher,
     score_trivial_answers,
 )
 from distillctl.core.training.accelerator import make_accelerator, resolve_precision
@@ -58,7 +61,7 @@ class Outcome:
     run: RunDirectory
     records_scored: int
     split: str
-    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    scores: dict[str, SystemScores] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     training: TrainingResult | None = None
 
@@ -169,9 +172,11 @@ def _run(
             run.write_config(config.to_dict())
         _note_provenance(run, config, data, encoded, models, data_fingerprint)
         with clock.phase("scoring before training"):
-            before = {TEACHER: models.teacher, UNTRAINED: models.student}
             outcome.scores |= score_trivial_answers(encoded.final.records, data.all_train)
-            outcome.scores |= score_models(before, models.tokenizer, encoded.final, config, reporter)
+            asked = (models.tokenizer, encoded.final, config, reporter)
+            if models.teacher is not None:
+                outcome.scores |= score_teacher(models.teacher, *asked)
+            outcome.scores[UNTRAINED] = all_scores(score_model(UNTRAINED, models.student, *asked))
         with clock.phase("bank"):
             guides, bank = with_bank(guides, encoded.train, reporter)
         run.note(**facts, **bank)
@@ -197,9 +202,8 @@ def _run(
             reporter.note(f"To go on: {shlex.join(how_to_go_on(config, run, models.teacher is None))}")
             raise KeyboardInterrupt
         with clock.phase("scoring"):
-            outcome.scores[STUDENT] = score_and_store(
-                models.student, models.tokenizer, encoded.final, config, reporter, run, outcome.scores
-            )
+            folder = run.evaluation(config.evaluation.split)
+            outcome.scores[STUDENT] = all_scores(score_and_store(models.student, *asked, folder, outcome.scores))
         _write_card(config, outcome, encoded)
     return outcome
 
@@ -277,7 +281,7 @@ def _write_card(config: Config, outcome: Outcome, encoded: EncodedData) -> None:
             "data fingerprint": record["fingerprints"]["data"][:16],
             "configuration": "config.yaml beside this folder, fingerprint " + config.fingerprint()[:16],
         },
-        scores={system: dict(values) for system, values in outcome.scores.items()},
+        scores={system: {name: values[name] for name in HEADLINE} for system, values in outcome.scores.items()},
         scored_on=f"{outcome.records_scored:,} records of the {outcome.split} split",
         max_source_length=config.data.max_source_length,
         max_target_length=config.data.max_target_length,

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from distillctl.core.data.encoding import clip_around_masks
 from distillctl.core.errors import DataError, RunError
 from distillctl.core.evaluation.metrics import SampleScore, aggregate, score_sample
 
 NOT_MEASURED = "not measured"
 NEEDS_CHECKOUT = ("compiles", "tests_pass")
+EXCERPT_REACH = 300  # characters before the first and after the last mask
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 
@@ -62,6 +64,7 @@ def score(records: Sequence[AssertionRecord], predictions: Sequence[str]) -> Sco
             "project": record.project,
             "path": record.path,
             "input_fingerprint": input_fingerprint(record),
+            "input": excerpt(record),
             "gold": list(record.assertions),
             "prediction": prediction,
         }
@@ -78,6 +81,7 @@ def rescore(rows: Sequence[Mapping[str, Any]]) -> Scores:
     samples: list[SampleScore] = []
     seen: set[str] = set()
     stored_fields = ("id", "language", "project", "path", "input_fingerprint", "gold", "prediction")
+    kept_fields = (*stored_fields[:5], "input", *stored_fields[5:])  # files of before had no input
     for number, row in enumerate(rows, start=1):
         missing = [name for name in stored_fields if name not in row]
         if missing:
@@ -91,7 +95,8 @@ def rescore(rows: Sequence[Mapping[str, Any]]) -> Scores:
     metrics = aggregate(samples, [row["prediction"] for row in rows], [row["gold"] for row in rows])
     metrics |= dict.fromkeys(NEEDS_CHECKOUT, NOT_MEASURED)
     scored = [
-        {name: row[name] for name in stored_fields} | _flags(sample) for row, sample in zip(rows, samples, strict=True)
+        {name: row[name] for name in kept_fields if name in row} | _flags(sample)
+        for row, sample in zip(rows, samples, strict=True)
     ]
     return Scores(metrics, scored)
 
@@ -111,6 +116,12 @@ def _flags(sample: SampleScore) -> dict[str, Any]:
         "matching_tokens": sample.matching_tokens,
         "gold_tokens": sample.gold_tokens,
     }
+
+
+def excerpt(record: AssertionRecord) -> str:
+    """The lines of the test around its masks, for a reader of predictions.jsonl; not all that the model read."""
+    text = record.test_method_masked
+    return text[clip_around_masks(text, EXCERPT_REACH)].strip("\n")
 
 
 def input_fingerprint(record: AssertionRecord) -> str:

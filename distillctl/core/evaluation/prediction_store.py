@@ -1,0 +1,98 @@
+"""Predictions on disk while they are made: a decoding that is killed goes on where it stopped, none is made twice.
+
+One file belongs to one model, tokenizer and way of decoding (:func:`store_name`); in it a prediction is found by what
+the model read (:func:`input_key`), never by position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distillctl.core.errors import DataError, RunError
+
+
+def input_key(input_ids: Sequence[int]) -> str:
+    """Hash (hex, 128 bits) of the token ids a model reads: truncation and tokenizer are in it."""
+    return hashlib.sha256(",".join(map(str, input_ids)).encode()).hexdigest()[:32]
+
+
+def store_name(weights: str, tokenizer: str, decoding: Mapping[str, Any]) -> str:
+    """Hash (hex, 64 bits) of everything besides the input that a prediction depends on."""
+    identity = json.dumps([weights, tokenizer, dict(decoding)], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+class PredictionStore:
+    """Predictions by input key, kept in a JSONL file that only grows: ``{"input": key, "prediction": text}``.
+
+    A last line that a kill cut short is dropped. Raises DataError (``file:line``) for any other damage, RunError where
+    the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._texts = self._read()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._texts
+
+    def __getitem__(self, key: str) -> str:
+        return self._texts[key]
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """The keys without a prediction, each once, in order."""
+        return [key for key in dict.fromkeys(keys) if key not in self._texts]
+
+    def add(self, predictions: Mapping[str, str]) -> None:
+        """Stores predictions; they are on disk when this returns."""
+        lines = "".join(json.dumps({"input": k, "prediction": t}) + "\n" for k, t in predictions.items())
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(lines.encode("ascii"))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"{self.path}: predictions cannot be stored: {error.strerror}. Free some space") from error
+        self._texts |= predictions
+
+    def _read(self) -> dict[str, str]:
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read: {error.strerror}") from error
+        *lines, cut = content.split(b"\n")
+        texts = dict(self._parse(line, number) for number, line in enumerate(lines, start=1))
+        if cut:
+            self._cut_to(len(content) - len(cut))
+        return texts
+
+    def _cut_to(self, length: int) -> None:
+        """Takes half a line away, or the next one would be appended to it."""
+        try:
+            os.truncate(self.path, length)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def _parse(self, line: bytes, number: int) -> tuple[str, str]:
+        try:
+            row = json.loads(line)
+            key, text = row["input"], row["prediction"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(self._damage(number)) from error
+        if not (isinstance(key, str) and isinstance(text, str)):
+            raise DataError(self._damage(number))
+        return key, text
+
+    def _damage(self, number: int) -> str:
+        return f"{self.path}:{number}: damaged prediction. Delete this file: the predictions in it are made again"

@@ -1,0 +1,145 @@
+"""``distillctl evaluate``: any model on any split, the teacher beside it, and no prediction made twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillctl import cli
+from distillctl.core import scoring
+from distillctl.core.evaluation import decoding
+from distillctl.core.evaluation.evaluate_assertions import rescore
+from distillctl.core.run_dir import RunDirectory
+from tests.runs import record
+from tests.tiny import Tiny, file_bytes
+
+Out = pytest.CaptureFixture[str]
+ALL = 10  # records of the tiny corpus's validation split
+SYSTEMS = ["most frequent assertion", "previous assertion", "teacher", "student"]
+
+
+@pytest.fixture
+def run(uninterrupted: Path, tmp_path: Path) -> Path:
+    """A finished run of this test's own, scored on 3 records of validation by its training."""
+    return Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of inputs of each decoding that is asked for."""
+    asked: list[int] = []
+    original = decoding.decode_groups
+
+    def decode_groups(model: Any, tokenizer: Any, examples: Any, *rest: Any, **options: Any) -> Iterator[Any]:
+        asked.append(len(examples))
+        return original(model, tokenizer, examples, *rest, **options)
+
+    monkeypatch.setattr(scoring, "decode_groups", decode_groups)
+    return asked
+
+
+def test_a_run_is_scored_on_all_of_a_split(run: Path, capsys: Out) -> None:
+    assert cli.run(["evaluate", str(run)]) == 0
+    metrics, rows = RunDirectory.open(run).metrics("validation"), RunDirectory.open(run).predictions("validation")
+    assert metrics["counts"]["samples"] == len(rows) == ALL
+    assert list(metrics["beside"]) == SYSTEMS[:3]
+    assert {"f1", "chrf", "token_accuracy", "non_empty"} <= metrics["beside"]["teacher"].keys()
+    assert metrics["decoding"] == {"num_beams": 1, "max_new_tokens": 20, "bf16": False}
+    assert metrics["fingerprints"].keys() == {"model", "tokenizer", "records"}
+    assert (metrics["compiles"], metrics["tests_pass"]) == ("not measured", "not measured")
+    again = rescore(rows)
+    assert again.rows == rows
+    assert {name: metrics[name] for name in again.metrics} == again.metrics
+    assert all("<extra_id_0>" in row["input"] for row in rows)
+    assert record(run)["evaluations"]["validation"]["records"] == ALL
+    assert record(run)["status"] == "finished"
+    shown = capsys.readouterr().out
+    for words in ("most frequent", "previous", "teacher", "student", f"{ALL} records of validation", "not measured", "Student by project", "Student by kind"):
+        assert words in shown
+    assert str(run / "evaluation/validation/metrics.json") in shown
+
+
+def test_the_same_again_gives_the_same_bytes_and_decodes_no_teacher(run: Path, decoded: list[int]) -> None:
+    assert cli.run(["evaluate", str(run)]) == 0
+    first = file_bytes(run / "evaluation")
+    decoded.clear()
+    assert cli.run(["evaluate", str(run)]) == 0
+    assert file_bytes(run / "evaluation") == first
+    assert decoded == [0, ALL]  # the teacher's lie in the cache; the student is asked again
+
+
+@pytest.mark.parametrize("groups_done", [1, 2])
+def test_killed_and_started_again_it_goes_on_to_the_same_files(
+    run: Path, groups_done: int, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "GROUP_EXAMPLES", 2)
+    assert cli.run(["evaluate", str(run), "--no-teacher"]) == 0
+    undisturbed = file_bytes(run / "evaluation")
+    shutil.rmtree(run / "evaluation")
+    add, added = scoring.PredictionStore.add, []
+
+    def add_then_die(store: scoring.PredictionStore, predictions: dict[str, str]) -> None:
+        add(store, predictions)
+        added.append(predictions)
+        if len(added) == groups_done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(scoring.PredictionStore, "add", add_then_die)
+    assert cli.run(["evaluate", str(run), "--no-teacher"]) == 130
+    assert not (run / "evaluation/validation/metrics.json").exists()
+    decoded.clear()
+    assert cli.run(["evaluate", str(run), "--no-teacher"]) == 0
+    assert decoded == [ALL - 2 * groups_done]
+    assert file_bytes(run / "evaluation") == undisturbed
+
+
+def test_options_and_settings_override_the_runs_own(run: Path) -> None:
+    argv = ["evaluate", str(run), "--split", "dev", "--limit", "2", "--num-beams", "2", "--no-teacher"]
+    assert cli.run(argv) == 0
+    metrics = RunDirectory.open(run).metrics("dev")
+    assert metrics["counts"]["samples"] == 2
+    assert metrics["decoding"]["num_beams"] == 2
+    assert list(metrics["beside"]) == SYSTEMS[:2]
+
+
+def test_a_run_may_be_scored_elsewhere(run: Path, tmp_path: Path) -> None:
+    before = file_bytes(run)
+    assert cli.run(["evaluate", str(run), "-o", str(tmp_path / "out"), "--no-teacher"]) == 0
+    assert file_bytes(run) == before
+    assert (tmp_path / "out/evaluation/validation/metrics.json").is_file()
+
+
+def test_any_model_is_scored_on_any_records(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = file_bytes(tiny.teacher)
+    argv = ["evaluate", str(tiny.teacher), "--data", str(tiny.corpus), "--set", "data.max_target_length=8"]
+    assert cli.run([*argv, "--teacher", str(tiny.teacher)]) == 0
+    assert file_bytes(tiny.teacher) == before
+    metrics = json.loads((tmp_path / "results/evaluation-teacher/evaluation/validation/metrics.json").read_text())
+    assert metrics["beside"]["teacher"] == metrics["scores"]
+    assert "results/evaluation-teacher/evaluation/validation/predictions.jsonl" in capsys.readouterr().out
+
+
+def test_another_corpus_than_the_runs_is_said(run: Path, tiny: Tiny, tmp_path: Path, capsys: Out) -> None:
+    other = Path(shutil.copy(tiny.corpus, tmp_path / "other.jsonl"))
+    assert cli.run(["evaluate", str(run), "--data", str(other), "--no-teacher"]) == 0
+    assert f"note: the run was made with {tiny.corpus}, this is {other}" in capsys.readouterr().out
+
+
+def test_what_cannot_be_scored_is_refused(run: Path, tiny: Tiny, tmp_path: Path, capsys: Out) -> None:
+    shutil.rmtree(run / "student")
+    cases = [
+        ([str(run)], 3, "the run has no student yet"),
+        ([str(tmp_path / "nowhere")], 2, "no such directory"),
+        ([str(tiny.teacher), "--data", str(tmp_path / "no.jsonl")], 2, "no.jsonl"),
+    ]
+    for arguments, code, words in cases:
+        assert cli.run(["evaluate", *arguments]) == code
+        assert words in capsys.readouterr().err
