@@ -59,7 +59,8 @@ def test_a_run_is_scored_on_all_of_a_split(run: Path, capsys: Out) -> None:
     assert record(run)["evaluations"]["validation"]["records"] == ALL
     assert record(run)["status"] == "finished"
     shown = capsys.readouterr().out
-    for words in ("most frequent", "previous", "teacher", "student", f"{ALL} records of validation", "not measured", "Student by project", "Student by kind"):
+    systems = ("most frequent", "previous", "teacher", "student")  # a column may be narrower than its title
+    for words in (*systems, f"{ALL} records of validation", "not measured", "Student by project", "Student by kind"):
         assert words in shown
     assert str(run / "evaluation/validation/metrics.json") in shown
 
