@@ -99,6 +99,8 @@ class Encoder:
     def _ids(self, texts: Sequence[str], split_special: bool = True) -> list[list[int]]:
         if not texts:
             return []
+        if self.tokenizer.is_fast:
+            return _fast_ids(self.tokenizer.backend_tokenizer, texts, split_special)
         # verbose=False: no "longer than the maximum" warning, the truncation is ours
         ids: list[list[int]] = self.tokenizer(
             list(texts), add_special_tokens=False, split_special_tokens=split_special, verbose=False
@@ -159,6 +161,18 @@ class Encoder:
             found = self.tokenizer.convert_tokens_to_ids(mask)
             self._mask_ids[mask] = -1 if found is None or found == self.tokenizer.unk_token_id else int(found)
         return self._mask_ids[mask]
+
+
+def _fast_ids(backend: Any, texts: Sequence[str], split_special: bool) -> list[list[int]]:
+    """Ids by the tokenizers library itself: ``split_special_tokens`` of a fast tokenizer came with transformers 4.42."""
+    before = backend.encode_special_tokens
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = split_special
+    try:
+        return [encoding.ids for encoding in backend.encode_batch(list(texts), add_special_tokens=False)]
+    finally:
+        backend.encode_special_tokens = before
 
 
 def clip_around_masks(text: str, reach: int) -> slice:
