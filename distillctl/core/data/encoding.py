@@ -164,7 +164,7 @@ class Encoder:
 
 
 def _fast_ids(backend: Any, texts: Sequence[str], split_special: bool) -> list[list[int]]:
-    """Ids by the tokenizers library itself: ``split_special_tokens`` of a fast tokenizer came with transformers 4.42."""
+    """Ids by the tokenizers library itself: ``split_special_tokens`` of fast tokenizers is newer than 4.41."""
     before = backend.encode_special_tokens
     backend.no_truncation()
     backend.no_padding()
