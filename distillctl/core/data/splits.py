@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from fractions import Fraction
@@ -29,6 +28,7 @@ TRAIN_BELOW, DEV_BELOW = 0.80, 0.83
 SHINGLE = 5  # tokens
 NEAR_DUPLICATE = Fraction(4, 5)  # Jaccard similarity of token shingles from which two tests count as the same
 
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits well mixed: 2**64 over the golden ratio
 _TOKEN = re.compile(r"[A-Za-z_]\w*|\d[\w.]*|\"[^\"\n]*\"|'[^'\n]*'|[^\s\w]")
 _MASK = re.compile(r"<extra_id_\d+>")
 
@@ -42,21 +42,34 @@ def split_of(project: str, path: str) -> Split:
     return "dev" if position < DEV_BELOW else "validation"
 
 
-def normalised_tokens(code: str) -> list[str]:
-    """Code tokens, numbers and string literals made equal: a changed constant does not make a new test."""
-    tokens = []
-    for token in _TOKEN.findall(code):
-        first = token[0]
-        tokens.append("0" if first.isdigit() else "''" if first in "\"'" else token)
-    return tokens
+def normalised(token: str) -> str:
+    """A code token, numbers and string literals made equal: a changed constant does not make a new test."""
+    first = token[0]
+    return "0" if first.isdigit() else "''" if first in "\"'" else token
 
 
-def shingles(code: str) -> np.ndarray:
-    """Sorted unique 32-bit hashes of the runs of SHINGLE tokens; shorter code is one run. [S] int64"""
-    tokens = normalised_tokens(code)
-    count = max(1, len(tokens) - SHINGLE + 1)
-    hashes = {zlib.crc32(" ".join(tokens[i : i + SHINGLE]).encode("utf-8", "replace")) for i in range(count)}
-    return np.array(sorted(hashes), dtype=np.int64)
+class _TokenHashes(dict[str, int]):
+    """64-bit hashes of normalised tokens, each computed once: a corpus has few distinct ones."""
+
+    def __missing__(self, token: str) -> int:
+        digest = hashlib.blake2b(normalised(token).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        self[token] = value = int.from_bytes(digest, "big")
+        return value
+
+
+def shingles(code: str, hashes: _TokenHashes | None = None) -> np.ndarray:
+    """Sorted unique hashes of the runs of SHINGLE tokens; shorter code is one run. [S] int64, none negative
+
+    A run's hash is a polynomial in those of its tokens modulo 2**64, so that all runs are hashed at once.
+    """
+    known = _TokenHashes() if hashes is None else hashes
+    found = list(map(known.__getitem__, _TOKEN.findall(code)))
+    tokens = np.array(found + [0] * (SHINGLE - len(found)), dtype=np.uint64)
+    count = len(tokens) - SHINGLE + 1
+    runs = np.zeros(count, dtype=np.uint64)
+    for place in range(SHINGLE):
+        runs = runs * _MULTIPLIER + tokens[place : place + count]  # wraps around, as it should
+    return np.unique(runs >> np.uint64(1)).astype(np.int64)
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> Fraction:
@@ -73,7 +86,8 @@ def crossing_duplicates(codes: Sequence[str], splits: Sequence[Split]) -> list[b
     order, rarest first, the first n - ceil(tn) + 1 of one and the first m - ceil(tm) + 1 of the other have
     one in common.
     """
-    features, shared = _rarest_first([shingles(code) for code in codes])
+    hashes = _TokenHashes()
+    features, shared = _rarest_first([shingles(code, hashes) for code in codes])
     prefixes = [_prefix(feature, shared) for feature in features]
     holders: dict[int, list[int]] = defaultdict(list)  # tests of earlier splits by an element of their prefix
     crosses = [False] * len(codes)

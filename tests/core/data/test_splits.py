@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from distillctl.core.data.records import Record
 from distillctl.core.data.splits import (
+    SHINGLE,
     SPLITS,
     Split,
     crossing_duplicates,
     jaccard,
-    normalised_tokens,
+    normalised,
     shingles,
     split_of,
     split_records,
@@ -141,12 +142,25 @@ def test_unmasking_puts_the_assertions_back() -> None:
 
 
 def test_tokens_keep_names_and_level_constants() -> None:
-    assert normalised_tokens("x1 == 3.5e7 and f('a b') # it's") == [
-        *("x1", "=", "=", "0", "and", "f", "(", "''", ")", "#", "it", "''", "s")
-    ]
-    assert normalised_tokens("") == []
+    tokens = ("x1", "3.5e7", "f", "'a b'", '"a b"', "#")
+    assert [normalised(token) for token in tokens] == ["x1", "0", "f", "''", "''", "#"]
     assert len(shingles("")) == 1
     assert np.array_equal(shingles("a b c"), shingles("a  b\nc"))
+    one, other = "x1 == 3.5e7 and f('a b') # it's", 'x1 == 4 and f("c") # it\'s'
+    assert np.array_equal(shingles(one), shingles(other))
+    assert not np.array_equal(shingles(one), shingles(one.replace("x1", "x2")))
+
+
+WORDS = st.lists(st.sampled_from(["a", "b", "cd", "1", "22", "'x'", "==", "("]), max_size=40)
+
+
+@given(WORDS)
+def test_shingles_are_the_distinct_runs_of_tokens(words: list[str]) -> None:
+    tokens = [normalised(part) for word in words for part in (["=", "="] if word == "==" else [word])]
+    runs = {tuple(tokens[i : i + SHINGLE]) for i in range(max(1, len(tokens) - SHINGLE + 1))}
+    found = shingles(" ".join(words))
+    assert len(found) == len(runs)
+    assert (np.diff(found) > 0).all() and (found >= 0).all()
 
 
 CODES = st.lists(st.sampled_from("abcdefgh"), max_size=16).map(" ".join)
