@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import escape
 
 from distillctl.core.analysis.document import (
     Block,
@@ -19,7 +20,7 @@ from distillctl.core.analysis.document import (
     Tiles,
 )
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<#|~$]|^\s*[>+-](?=\s))")
 _CODE = re.compile(r"`([^`]+)`")
 _BREAKS = re.compile(r"\s*[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]\s*")
 
@@ -49,8 +50,9 @@ def _block(block: Block) -> str:
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
             return f"{_text(label)}\n\n{fence}\n{text}\n{fence}"
         case Details(summary, blocks):
+            # A line of HTML: Markdown's escapes mean nothing in it.
             inner = "\n\n".join(_block(inside) for inside in blocks)
-            return f"<details>\n<summary>{_text(summary)}</summary>\n\n{inner}\n\n</details>"
+            return f"<details>\n<summary>{escape(_BREAKS.sub(' ', summary))}</summary>\n\n{inner}\n\n</details>"
 
 
 def _table(table: Table) -> str:

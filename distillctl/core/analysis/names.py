@@ -9,7 +9,7 @@ METRIC_TITLES: Mapping[str, str] = {
     "precision": "Precision",
     "recall": "Recall",
     "exact_match": "Exact match",
-    "exact_match_normalised": "Exact match, white space normalised",
+    "exact_match_normalised": "Exact match, normalised",
     "valid_syntax": "Valid syntax",
     "non_empty": "Non-empty",
     "contains_assertion": "Contains an assertion",

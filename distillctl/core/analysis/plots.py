@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -16,22 +15,23 @@ from distillctl.core.analysis.comparison import Comparison
 from distillctl.core.analysis.curves import (
     BAND,
     Curve,
-    column,
     core_median,
-    cosine_pairs,
-    curve,
-    scaled_loss,
-    terms_of,
 )
 from distillctl.core.analysis.figures import interval_text, signed
 from distillctl.core.analysis.names import METRIC_TITLES
-from distillctl.core.analysis.run_data import RunData, StepRows
+from distillctl.core.analysis.plot_lines import (
+    BLUE,
+    VERMILION,
+    Lines,
+    cosines,
+    gradient_norms,
+    scaled_losses,
+    scales,
+    step_times,
+    weights,
+)
+from distillctl.core.analysis.run_data import RunData
 
-# Okabe and Ito's palette: told apart with any kind of colour vision; line styles say the same once more.
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
-SKY, VERMILION, BLACK = "#56B4E9", "#D55E00", "#000000"
-_TERM_STYLES = {"focal": (BLUE, "-"), "jsd": (ORANGE, "--"), "semantic": (GREEN, "-."), "contrastive": (PURPLE, ":")}
-_STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"), (SKY, "-"), (VERMILION, "--"), (BLACK, "-."))
 WIDTH = 8.5  # inches: 850 CSS pixels at 100 dots each
 DPI = 200
 _LOOK: Any = {
@@ -53,8 +53,7 @@ _LOOK: Any = {
     "savefig.facecolor": "white",
     "path.simplify": True,
 }
-Line = tuple[str, Curve, tuple[str, str]]
-Lines = Callable[[StepRows], Sequence[Line]]
+_BAND_LABEL = "0.5-2x around the median of focal, jsd, semantic"
 
 
 def draw_plots(comparison: Comparison) -> dict[str, bytes]:
@@ -63,72 +62,21 @@ def draw_plots(comparison: Comparison) -> dict[str, bytes]:
         return {
             "differences.png": _differences(comparison),
             "loss_scales.png": _sides(
-                comparison, _scaled_losses, "Scaled loss of each term", "scale x loss", log=True, band=True
+                comparison, scaled_losses, "Scaled loss of each term", "scale x loss", log=True, band=True
             ),
             "gradient_norms.png": _sides(
-                comparison, _gradient_norms, "Gradient norm of each weighted term at the logits", "L2 norm", log=True
+                comparison, gradient_norms, "Gradient norm of each weighted term at the logits", "L2 norm", log=True
             ),
             "gradient_cosines.png": _sides(
                 comparison,
-                _cosines,
+                cosines,
                 "Cosine between the terms' gradients at the logits",
                 "cosine",
                 limits=(-1.05, 1.05),
             ),
             "weights_and_scales.png": _weights_and_scales(comparison),
-            "step_time.png": _sides(comparison, _step_time, "Time of an optimizer step", "seconds", from_zero=True),
+            "step_time.png": _sides(comparison, step_times, "Time of an optimizer step", "seconds", from_zero=True),
         }
-
-
-# --- which lines ----------------------------------------------------------------------------------------------------
-
-
-def _per_term(
-    rows: StepRows, value: Callable[[str], Callable[[Mapping[str, float | None]], float | None]]
-) -> list[Line]:
-    return [
-        (term, curve(rows, value(term)), _TERM_STYLES.get(term, _STYLES[4 + index % 3]))
-        for index, term in enumerate(terms_of(rows))
-    ]
-
-
-def _scaled_losses(rows: StepRows) -> list[Line]:
-    return _per_term(rows, scaled_loss)
-
-
-def _gradient_norms(rows: StepRows) -> list[Line]:
-    return _per_term(rows, lambda term: column(f"grad_norm_{term}"))
-
-
-def _weights(rows: StepRows) -> list[Line]:
-    return _per_term(rows, lambda term: column(f"weight_{term}"))
-
-
-def _scales(rows: StepRows) -> list[Line]:
-    return _per_term(rows, lambda term: column(f"scale_{term}"))
-
-
-def _cosines(rows: StepRows) -> list[Line]:
-    known = list(combinations(_TERM_STYLES, 2))
-    return [
-        (
-            f"{first} - {second}",
-            curve(rows, column(f"grad_cos_{first}_{second}")),
-            # By name, not by place: a pair looks the same in both arms.
-            _STYLES[known.index((first, second)) if (first, second) in known else -1],
-        )
-        for first, second in cosine_pairs(rows)
-    ]
-
-
-def _step_time(rows: StepRows) -> list[Line]:
-    return [
-        ("computing", curve(rows, column("step_seconds")), (BLUE, "-")),
-        ("waiting for data", curve(rows, column("data_seconds")), (ORANGE, "--")),
-    ]
-
-
-# --- how they are drawn ---------------------------------------------------------------------------------------------
 
 
 def _sides(
@@ -190,7 +138,7 @@ def _figure(height: float) -> Figure:
 def _weights_and_scales(comparison: Comparison) -> bytes:
     figure = _figure(5.4)
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
-    for row, (lines, unit) in enumerate(((_weights, "weight"), (_scales, "scale"))):
+    for row, (lines, unit) in enumerate(((weights, "weight"), (scales, "scale"))):
         _draw_sides(axes[row], comparison, lines, band=False, titles=row == 0)
         axes[row][0].set_ylabel(unit)
         axes[row][0].set_ylim(bottom=0)
@@ -247,7 +195,7 @@ def _draw_band(axes: Any, median: Curve) -> None:
             alpha=0.35,
             linewidth=0,
             zorder=0,
-            label="0.5-2x around the median of focal, jsd, semantic",
+            label=_BAND_LABEL,
         )
 
 
@@ -291,6 +239,8 @@ def _finish(figure: Figure, axes: Any, title: str) -> bytes:
     for side in axes:
         for handle, label in zip(*side.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
+    if _BAND_LABEL in entries:
+        entries[_BAND_LABEL] = entries.pop(_BAND_LABEL)  # after the lines
     if entries:
         columns = min(len(entries), 4 if max(map(len, entries)) < 16 else 3)
         figure.legend(
