@@ -50,25 +50,33 @@ class Arm:
 def make_run(path: Path, arm: Arm | None = None) -> str:
     """Writes a run directory and returns its path as text."""
     arm = arm or Arm()
-    run = RunDirectory.create(path)
+    path.mkdir(parents=True)
+    run = RunDirectory(path)
     config = load_config(settings=[f"seed={arm.seed}", "output_dir=results/made", *arm.settings])
     run.write_config(config.to_dict())
-    run.note(
-        seeds={"seed": arm.seed},
-        fingerprints={"config": config.fingerprint(), "data": "d" * 64, "tokenizer": "t" * 64, "teacher": "e" * 64},
-        hardware={"processor": "made", "cores": 2, "accelerator": None},
-        seconds={"training": arm.seconds},
-        training={"steps": arm.steps, "examples": 8 * arm.steps},
-    )
-    run.note(**arm.record)
+    run.write_record(_record(arm, config.fingerprint()) | dict(arm.record))
     with run.step_log(arm.terms, tensorboard=False) as log:
         for step in range(1, arm.steps + 1):
             log.write(arm.change_step(step_row(step, arm)))
     rows = [arm.change_row(prediction_row(number, arm)) for number in range(arm.samples)]
     write(run.evaluation("validation"), rescore(rows), {"split": "validation", "decoding": dict(arm.decoding)})
-    if arm.status != "running":
-        run.finish(arm.status, None if arm.status == "finished" else "stopped by the user")
     return str(path)
+
+
+def _record(arm: Arm, fingerprint: str) -> dict[str, Any]:
+    """A run.json like those of training, without asking git and the libraries each time."""
+    return {
+        "status": arm.status,
+        "reason": None if arm.status == "finished" else "stopped by the user",
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "distillctl": {"version": "0.1.0", "commit": "c" * 40, "dirty": False},
+        "libraries": {"python": "3.11", "torch": "2.3", "transformers": "4.41", "sacrebleu": "2.4"},
+        "hardware": {"processor": "made", "cores": 2, "accelerator": None},
+        "seeds": {"seed": arm.seed},
+        "fingerprints": {"config": fingerprint, "data": "d" * 64, "tokenizer": "t" * 64, "teacher": "e" * 64},
+        "seconds": {"training": arm.seconds},
+        "training": {"steps": arm.steps, "examples": 8 * arm.steps},
+    }
 
 
 def prediction_row(number: int, arm: Arm) -> dict[str, Any]:

@@ -21,9 +21,9 @@ def criterion(comparison: Comparison, name: str) -> Criterion:
     return found
 
 
-@pytest.fixture
-def plain(tmp_path: Path) -> Comparison:
-    return compared(tmp_path, [Arm()], [Arm(right=range(20))])
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return compared(tmp_path_factory.mktemp("plain"), [Arm()], [Arm(right=range(20))])
 
 
 def with_difference(comparison: Comparison, name: str, found: Difference) -> Comparison:
