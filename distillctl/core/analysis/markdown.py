@@ -65,7 +65,7 @@ def _table(table: Table) -> str:
 
 def _cell(cell: Cell) -> str:
     # A backtick or a bar inside code cannot be escaped in a table: such text is set as plain text.
-    if cell.code and cell.text and not set(cell.text) & set("`|\n"):
+    if cell.code and cell.text.strip() and not re.search(r"[`|]", cell.text) and not _BREAKS.search(cell.text):
         return f"`{cell.text}`"
     text = escaped(cell.text)
     return f"**{text}**" if cell.tone != "plain" and text else text
