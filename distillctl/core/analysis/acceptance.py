@@ -75,7 +75,7 @@ def _validity(comparison: Comparison) -> Criterion:
 
 
 def _wall_time(comparison: Comparison) -> Criterion:
-    name, requirement = "Wall time, these runs", f"candidate / baseline <= {WALL_TIME:.2f}"
+    name, requirement = "Wall time, runs", f"candidate / baseline <= {WALL_TIME:.2f}"
     obstacle = _why_times_differ(comparison.runs)
     if obstacle:
         return Criterion(name, requirement, obstacle, NOT_MEASURED)
@@ -129,7 +129,7 @@ def _overhead(overhead: Overhead) -> Criterion:
     """The measurement has an interval: met without doubt only if all of it is within the limit."""
     verdict = _doubted(overhead.high <= WALL_TIME) if overhead.median <= WALL_TIME else NOT_MET
     measured = f"{overhead.median:.3f}, interval {overhead.low:.3f} to {overhead.high:.3f} ({overhead.source})"
-    return Criterion("Wall time, overhead measurement", f"candidate / baseline <= {WALL_TIME:.2f}", measured, verdict)
+    return Criterion("Wall time, overhead", f"candidate / baseline <= {WALL_TIME:.2f}", measured, verdict)
 
 
 # --- the rest -----------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_validity(plain: Comparison, difference: float, verdict: str) -> None:
 
 # --- wall time ------------------------------------------------------------------------------------------------------
 
-WALL = "Wall time, these runs"
+WALL = "Wall time, runs"
 
 
 @pytest.mark.parametrize(("seconds", "ratio", "verdict"), [(49.0, "1.089", "met"), (50.0, "1.111", "not met")])
@@ -112,7 +112,7 @@ def test_wall_time_that_cannot_be_compared_is_not_measured(arm: Arm, words: str,
 def test_the_overhead_measurement(plain: Comparison, median: float, high: float, verdict: str) -> None:
     overhead = Overhead(median, 1.0, high, "b1/analysis/overhead.json")
     measured = replace(plain, candidates=(replace(plain.candidates[0], overhead=overhead),))
-    one = criterion(measured, "Wall time, overhead measurement")
+    one = criterion(measured, "Wall time, overhead")
     assert one.verdict == verdict
     assert one.measured == f"{median:.3f}, interval 1.000 to {high:.3f} (b1/analysis/overhead.json)"
     assert len(acceptance(measured)) == len(acceptance(plain)) + 1

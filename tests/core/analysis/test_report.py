@@ -160,10 +160,7 @@ def test_a_long_input_is_cut_around_its_mask_and_says_so() -> None:
 
 
 def test_the_input_is_shown_where_it_was_stored(tmp_path: Path) -> None:
-    def with_input(row: dict[str, object]) -> dict[str, object]:
-        return row
-
-    found = compared(tmp_path, [Arm(change_row=with_input)], [BETTER])
+    found = compared(tmp_path, [Arm()], [BETTER])
     run = replace(
         found.candidates[0], inputs={row["id"]: "def test(): <extra_id_0>" for row in found.candidates[0].rows}
     )
