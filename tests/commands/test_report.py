@@ -275,6 +275,7 @@ def test_strange_texts_stay_texts(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows[20:30]:
         row |= {"prediction": row["gold"][0], "input": "<img src=x> \x1b <extra_id_0>"}
+    rows[21]["prediction"] = "lone \ud800"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert cli.run(["report", "--baseline", first, "--candidate", second, "-o", str(tmp_path / "r")]) == 0
     page = (tmp_path / "r" / "report.html").read_text()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distillctl.core.analysis.comparison import Comparison
-from distillctl.core.analysis.figures import interval_text, p_text, signed
+from distillctl.core.analysis.figures import interval_text, p_equation, signed
 from distillctl.core.analysis.run_data import Overhead, RunData, StepRows
 from distillctl.core.evaluation.significance import TOLERANCE
 
@@ -56,7 +56,7 @@ def _f1(comparison: Comparison) -> Criterion:
     f1 = comparison.differences["f1"]
     reached = f1.difference >= F1_GAIN - TOLERANCE
     verdict = _doubted(f1.excludes_zero) if reached else NOT_MET
-    measured = f"{signed(f1.difference)}, 95 % interval {interval_text(f1.low, f1.high)}, p {p_text(f1.p_value)}"
+    measured = f"{signed(f1.difference)}, 95 % interval {interval_text(f1.low, f1.high)}, {p_equation(f1.p_value)}"
     return Criterion("F1", f"candidate - baseline >= +{F1_GAIN} points", measured, verdict)
 
 
@@ -108,8 +108,8 @@ def _why_times_differ(runs: Sequence[RunData]) -> str | None:
 
 def _seconds_per_step(run: RunData) -> float:
     """Seconds of training per optimizer step; 0 where the run did not note them."""
-    seconds = run.record.get("seconds", {}).get("training", 0)
-    steps = run.record.get("training", {}).get("steps", 0)
+    seconds = run.facts("seconds").get("training") or 0
+    steps = run.facts("training").get("steps") or 0
     return float(seconds) / steps if steps else 0.0
 
 
@@ -121,7 +121,7 @@ def _step_size(run: RunData) -> int:
 
 
 def _machine(run: RunData) -> tuple[Any, ...]:
-    facts = run.record.get("hardware", {})
+    facts = run.facts("hardware")
     return tuple(facts.get(name) for name in ("processor", "cores", "accelerator", "torch_threads"))
 
 

@@ -22,6 +22,12 @@ def p_text(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def p_equation(value: float) -> str:
+    """``p = 0.012``, ``p < 0.001``."""
+    text = p_text(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def value_text(value: Any) -> str:
     """A setting or fact as JSON, text without its quotes, nothing as a dash."""
     if value is None:

@@ -20,14 +20,16 @@ from distillctl.core.analysis.document import (
     Tiles,
 )
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<#|~$]|^\s*[>+-](?=\s))")
+_SPECIAL = re.compile(r"([\\`*_\[\]#|~$]|<(?=[A-Za-z/!?])|^\s*[>+-](?=\s))")
 _CODE = re.compile(r"`([^`]+)`")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _BREAKS = re.compile(r"\s*[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
 def to_markdown(document: Document) -> str:
-    """The whole text, blocks separated by blank lines."""
-    return "\n\n".join(part for block in document.blocks if (part := _block(block))) + "\n"
+    """The whole text, blocks separated by blank lines. Lone surrogates, which no file holds, become U+FFFD."""
+    text = "\n\n".join(part for block in document.blocks if (part := _block(block))) + "\n"
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _block(block: Block) -> str:

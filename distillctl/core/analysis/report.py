@@ -107,9 +107,9 @@ def _training() -> Iterable[Block]:
 def _breakdown(comparison: Comparison) -> Iterable[Block]:
     yield Heading("Where the difference is")
     yield Heading("By project", 3)
-    yield groups_table(comparison.by_project, "project")
+    yield groups_table(comparison, comparison.by_project, "project")
     yield Heading("By kind of assertion", 3)
-    yield groups_table(comparison.by_kind, "kind")
+    yield groups_table(comparison, comparison.by_kind, "kind")
 
 
 def _differing(comparison: Comparison) -> Iterable[Block]:
@@ -158,7 +158,7 @@ def around_mask(text: str) -> str:
 
 def _provenance(comparison: Comparison) -> Iterable[Block]:
     yield Heading("Settings that differ")
-    settings = settings_table(comparison.baselines[0], comparison.candidates[0])
+    settings = settings_table(comparison)
     yield settings if settings.rows else Paragraph("None: both arms have the same configuration.")
     notes = notes_of(comparison)
     if notes:

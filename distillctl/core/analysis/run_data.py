@@ -49,6 +49,11 @@ class RunData:
         """Whether the run came to its end."""
         return bool(self.record["status"] == "finished")
 
+    def facts(self, group: str) -> Mapping[str, Any]:
+        """A group of facts in run.json, such as ``hardware``; empty where it was not noted."""
+        found = self.record.get(group)
+        return found if isinstance(found, Mapping) else {}
+
     @property
     def clusters(self) -> list[str]:
         """The file of each sample."""

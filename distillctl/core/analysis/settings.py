@@ -56,26 +56,25 @@ def unlike_data(runs: Sequence[RunData]) -> list[str]:
     """A note when the runs were not trained on the same records or from the same teacher."""
     notes = []
     for name, words in (("data", "trained on different records"), ("teacher", "taught by different teachers")):
-        if len({run.record["fingerprints"].get(name) for run in runs}) > 1:
+        if len({run.facts("fingerprints").get(name) for run in runs}) > 1:
             notes.append(f"the runs were {words}: their {name} fingerprints differ")
     return notes
 
 
 def provenance(run: RunData) -> dict[str, str]:
     """The facts of a run that say where its numbers come from, by name."""
-    record = run.record
-    made_by, hardware = record["distillctl"], record.get("hardware", {})
-    libraries, training = record.get("libraries", {}), record.get("training", {})
+    made_by, hardware = run.facts("distillctl"), run.facts("hardware")
+    libraries, training = run.facts("libraries"), run.facts("training")
     facts: dict[str, Any] = {
-        "status": record["status"],
+        "status": run.record["status"],
         "distillctl": made_by["version"],
         "commit": _commit(made_by),
-        "seed": record.get("seeds", {}).get("seed"),
-        **{f"{name} fingerprint": _short(record["fingerprints"].get(name)) for name in _FINGERPRINTS},
-        "corpus": record.get("corpus", {}).get("identity"),
+        "seed": run.facts("seeds").get("seed"),
+        **{f"{name} fingerprint": _short(run.facts("fingerprints").get(name)) for name in _FINGERPRINTS},
+        "corpus": run.facts("corpus").get("identity"),
         "optimizer steps": _counted(training.get("steps")),
         "training examples": _counted(training.get("examples")),
-        "training seconds": _counted(record.get("seconds", {}).get("training")),
+        "training seconds": _counted(run.facts("seconds").get("training")),
         "decoding": ", ".join(f"{name} {value_text(value)}" for name, value in run.decoding.items()),
         "metric version": run.metric_version,
         "hardware": ", ".join(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from distillctl.core.analysis.acceptance import MET, Criterion
 from distillctl.core.analysis.comparison import Comparison
 from distillctl.core.analysis.document import Tile, Tiles, Tone
-from distillctl.core.analysis.figures import interval_text, p_text, signed
+from distillctl.core.analysis.figures import interval_text, p_equation, signed
 from distillctl.core.analysis.tables import TONES
 from distillctl.core.evaluation.significance import Difference
 
@@ -30,20 +30,17 @@ def summary(comparison: Comparison, criteria: Sequence[Criterion]) -> str:
 
 
 def _change(f1: Difference) -> str:
-    doubts = f"95 % interval {interval_text(f1.low, f1.high)}, p {_p(f1.p_value)}"
+    doubts = f"95 % interval {interval_text(f1.low, f1.high)}, {p_equation(f1.p_value)}"
     if f1.low is None:
-        return f"{signed(f1.difference)} (p {_p(f1.p_value)}; all samples are of one file, so there is no interval)"
+        return (
+            f"{signed(f1.difference)} ({p_equation(f1.p_value)}; all samples are of one file, so there is no interval)"
+        )
     if f1.difference == 0 and f1.low == f1.high == 0:
         return "no difference in any resample"
     verb = "a gain" if f1.difference > 0 else "a loss"
     if f1.excludes_zero:
         return f"{verb} of {abs(f1.difference):.2f} ({doubts})"
     return f"{signed(f1.difference)}, which may be chance ({doubts})"
-
-
-def _p(value: float) -> str:
-    text = p_text(value)
-    return text if text.startswith("<") else f"= {text}"
 
 
 def _seeds(comparison: Comparison) -> str:

@@ -25,8 +25,7 @@ SEED_METRICS = ("f1", "exact_match", "valid_syntax", "edit_similarity", "bleu")
 
 def before_after_table(comparison: Comparison) -> Table:
     """Each metric of both arms, the difference, its interval and p."""
-    unfinished = (arm_mark(comparison.baselines), arm_mark(comparison.candidates))
-    columns = ["metric", f"baseline{unfinished[0]}", f"candidate{unfinished[1]}", "delta", "95 % interval", "p"]
+    columns = ["metric", *arms(comparison), "delta", "95 % interval", "p"]
     rows = [
         [
             Cell(METRIC_TITLES[name]),
@@ -87,7 +86,7 @@ def _noise(comparison: Comparison, name: str) -> str:
     return f"{signed(found.difference)} ({interval_text(found.low, found.high)})"
 
 
-def groups_table(groups: Sequence[Group], what: str) -> Table:
+def groups_table(comparison: Comparison, groups: Sequence[Group], what: str) -> Table:
     """F1 per project or kind, the largest groups; the others together are counted in the caption."""
     shown, rest = groups[:MOST_GROUPS], groups[MOST_GROUPS:]
     rows = [
@@ -104,7 +103,7 @@ def groups_table(groups: Sequence[Group], what: str) -> Table:
     caption = "F1 in points. Many groups, few samples in most: a place to look, not a finding, hence no p-values."
     if rest:
         caption += f" Left out: {len(rest)} smaller ones with {sum(group.samples for group in rest):,} samples in all."
-    return Table([what, "samples", "files", "baseline", "candidate", "delta"], rows, numbers=5, caption=caption)
+    return Table([what, "samples", "files", *arms(comparison), "delta"], rows, numbers=5, caption=caption)
 
 
 def provenance_table(comparison: Comparison) -> Table:
@@ -116,13 +115,13 @@ def provenance_table(comparison: Comparison) -> Table:
     return Table(["", *names], rows)
 
 
-def settings_table(baseline: RunData, candidate: RunData) -> Table:
-    """Configuration fields whose values differ."""
+def settings_table(comparison: Comparison) -> Table:
+    """Configuration fields whose values differ between the first pair."""
     rows = [
         [Cell(found.name, code=True), Cell(found.baseline, code=True), Cell(found.candidate, code=True)]
-        for found in setting_differences(baseline, candidate)
+        for found in setting_differences(comparison.baselines[0], comparison.candidates[0])
     ]
-    return Table(["field", "baseline", "candidate"], rows)
+    return Table(["field", *arms(comparison)], rows)
 
 
 def arm_names(pairs: int) -> list[str]:
@@ -131,11 +130,12 @@ def arm_names(pairs: int) -> list[str]:
     return [f"{arm}{number}" for arm in ("baseline", "candidate") for number in numbers]
 
 
-def arm_mark(runs: Sequence[RunData]) -> str:
-    """`` (unfinished)`` if a run of the arm did not come to its end."""
-    return "" if all(run.finished for run in runs) else " (unfinished)"
+def arms(comparison: Comparison) -> list[str]:
+    """The two columns' names, marked where a run of the arm did not come to its end."""
+    sides = (("baseline", comparison.baselines), ("candidate", comparison.candidates))
+    return [name if all(run.finished for run in runs) else f"{name} (unfinished)" for name, runs in sides]
 
 
 def seed_of(run: RunData) -> str:
     """The run's seed, as noted."""
-    return str(run.record.get("seeds", {}).get("seed", "unknown"))
+    return str(run.facts("seeds").get("seed", "unknown"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distillctl.core.analysis.figures import interval_text, p_text, signed, value_text
+from distillctl.core.analysis.figures import interval_text, p_equation, p_text, signed, value_text
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,10 @@ def test_intervals() -> None:
 @pytest.mark.parametrize(("value", "text"), [(1.0, "1.000"), (0.0123, "0.012"), (0.001, "0.001"), (0.0002, "< 0.001")])
 def test_p(value: float, text: str) -> None:
     assert p_text(value) == text
+
+
+def test_p_in_running_text() -> None:
+    assert (p_equation(0.0123), p_equation(0.0001)) == ("p = 0.012", "p < 0.001")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,10 @@ def test_any_cell_stays_in_its_row(text: str) -> None:
     assert row.count("|") == 3
 
 
+def test_lone_surrogates_can_be_written() -> None:
+    assert written(Code("x", "a\ud800")).encode("utf-8").decode() == "x\n\n```\na\ufffd\n```\n"
+
+
 @given(st.text())
 def test_code_is_never_closed_early(text: str) -> None:
     lines = written(Code("x", text)).split("\n")

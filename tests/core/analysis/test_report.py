@@ -171,6 +171,6 @@ def test_the_input_is_shown_where_it_was_stored(tmp_path: Path) -> None:
 def test_many_groups_are_cut_and_counted(plain: Comparison) -> None:
     group = plain.by_project[0]
     many = [replace(group, name=f"p{n}") for n in range(MOST_GROUPS + 3)]
-    table = groups_table(many, "project")
+    table = groups_table(plain, many, "project")
     assert len(table.rows) == MOST_GROUPS
     assert f"Left out: 3 smaller ones with {3 * group.samples} samples in all." in table.caption
