@@ -86,7 +86,7 @@ def table(
     below = None if caption is None else Text(caption)
     result = Table(title=Text(title), caption=below, title_justify="left", caption_justify="left")
     for index, column in enumerate(columns):
-        result.add_column(Text(column), justify="left" if index < words else "right")
+        result.add_column(Text(column), justify="left" if index < words else "right", overflow="fold")
     for row in rows:
         result.add_row(*(Text(cell) for cell in row))
     return result

@@ -23,16 +23,15 @@ from tests.core.analysis.test_html import parsed
 from tests.tiny import file_bytes
 
 CANDIDATE = Arm(right=range(4, 30), terms=("focal", "jsd", "semantic", "contrastive"))
-FILES = {
-    "report.md",
-    "report.html",
+PICTURES = (
     "differences.png",
     "loss_scales.png",
     "gradient_norms.png",
     "gradient_cosines.png",
     "weights_and_scales.png",
     "step_time.png",
-}
+)
+FILES = {"report.md", "report.html", *PICTURES}
 
 
 @dataclass
@@ -75,6 +74,12 @@ def written(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     return Shown(folder, code, out.getvalue(), file_bytes(folder))
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pictures, which take the longest, where a test does not look at them."""
+    monkeypatch.setattr("distillctl.core.analysis.plots.draw_plots", lambda found: dict.fromkeys(PICTURES, b""))
+
+
 def report(runs: Path, output: Path, *more: str, baseline: str = "a", candidate: str = "b") -> int:
     argv = ["report", "--baseline", str(runs / baseline), "--candidate", str(runs / candidate), "-o", str(output)]
     return cli.run([*argv, *more])
@@ -96,7 +101,7 @@ def test_the_text_stands_by_itself_and_names_paths_as_given(written: Shown) -> N
     assert "distillctl report --baseline a --candidate b --baseline a2 --candidate b2\n" in text
     assert str(written.folder) not in text
     assert str(Path.cwd()) not in text
-    assert set(re.findall(r"\]\((.*?)\)", text)) == {name for name in FILES if name.endswith(".png")}
+    assert set(re.findall(r"\]\((.*?)\)", text)) == set(PICTURES)
 
 
 def test_the_page_is_well_formed_and_self_contained(written: Shown) -> None:
@@ -127,6 +132,7 @@ def test_it_works_in_a_process_without_torch(runs: Path, tmp_path: Path) -> None
     assert result.stderr == ""
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_against_itself(runs: Path, tmp_path: Path) -> None:
     assert report(runs, tmp_path / "r", candidate="a") == 0
     text = (tmp_path / "r" / "report.md").read_text()
@@ -136,6 +142,7 @@ def test_a_run_against_itself(runs: Path, tmp_path: Path) -> None:
     assert "no difference in any resample" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_swapping_the_arms_flips_every_sign(runs: Path, tmp_path: Path) -> None:
     found = []
     for name, arms in (("there", ("a", "b")), ("back", ("b", "a"))):
@@ -156,6 +163,7 @@ def flipped(number: str) -> str:
 # --- --check --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_check_lists_what_is_not_met_after_writing(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +174,7 @@ def test_check_lists_what_is_not_met_after_writing(
     assert "Acceptance" in captured.out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_check_is_content_when_all_is_met(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distillctl.core.analysis.acceptance.SAMPLES", 48)
     assert report(runs, tmp_path / "r", "--check") == 0
@@ -215,6 +224,7 @@ def test_damage_in_the_middle_of_the_steps_is_exit_3(
     assert f"{path}:51: could not convert" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_cut_last_step_is_noted_and_reported(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd = make_run(tmp_path / "odd")
     path = Path(odd) / "step_metrics.csv"
@@ -249,6 +259,7 @@ def test_wrong_usage_is_exit_2(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unfinished_run_can_be_reported_and_is_marked_everywhere(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,6 +273,7 @@ def test_an_unfinished_run_can_be_reported_and_is_marked_everywhere(
         assert "UNFINISHED: " in (tmp_path / "r" / name).read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_strange_texts_stay_texts(tmp_path: Path) -> None:
     def change(row: dict[str, object]) -> dict[str, object]:
         return row | {

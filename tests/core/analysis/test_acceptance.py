@@ -148,3 +148,5 @@ def test_samples(plain: Comparison) -> None:
     run = plain.baselines[0]
     enough = replace(plain, baselines=(replace(run, rows=list(run.rows) * 115),))
     assert criterion(enough, "Samples").verdict == "met"
+    other = criterion(replace(enough, split="dev"), "Samples")
+    assert (other.verdict, other.measured) == ("not measured", "5,520 of dev")
