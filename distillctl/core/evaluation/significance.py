@@ -108,16 +108,28 @@ def paired_differences(
     drawing, swapping = np.random.SeedSequence(seed).spawn(2)
     drawn = _collect(_bootstrap(before, after, statistics, resamples, np.random.default_rng(drawing)))
     swapped = _collect(_permutation(before, after, statistics, permutations, np.random.default_rng(swapping)))
+    return {
+        name: _difference(before, after, statistic, drawn[name], swapped[name], confidence)
+        for name, statistic in statistics.items()
+    }
+
+
+def _difference(
+    before: FloatArray,
+    after: FloatArray,
+    statistic: Statistic,
+    drawn: FloatArray,
+    swapped: FloatArray,
+    confidence: float,
+) -> Difference:
+    """One statistic of cluster sums [C, k], from its values in bootstrap draws [R] and in swaps [P]."""
     total_before, total_after = before.sum(axis=0), after.sum(axis=0)
-    results = {}
-    for name, statistic in statistics.items():
-        first, second = float(statistic(total_before)), float(statistic(total_after))
-        left_out = statistic(total_after - after) - statistic(total_before - before)
-        low, high = bca_interval(second - first, drawn[name], left_out, confidence)
-        extreme = np.count_nonzero(np.abs(swapped[name]) >= abs(second - first) - TOLERANCE)
-        p_value = (1 + int(extreme)) / (permutations + 1)
-        results[name] = Difference(first, second, second - first, low, high, p_value, len(before))
-    return results
+    first, second = float(statistic(total_before)), float(statistic(total_after))
+    left_out = statistic(total_after - after) - statistic(total_before - before)
+    low, high = bca_interval(second - first, drawn, left_out, confidence)
+    extreme = np.count_nonzero(np.abs(swapped) >= abs(second - first) - TOLERANCE)
+    p_value = (1 + int(extreme)) / (len(swapped) + 1)
+    return Difference(first, second, second - first, low, high, p_value, len(before))
 
 
 def cluster_sums(values: FloatArray, clusters: Sequence[str]) -> FloatArray:
