@@ -287,6 +287,44 @@ def evaluate(
         command.run(resolved, target=target, output=output, teacher=teacher, with_teacher=with_teacher)
 
 
+@app.command()
+def report(
+    baseline: Annotated[
+        list[str],
+        typer.Option(
+            "--baseline", metavar="RUN", help="Run directory of the baseline; repeatable, paired by position."
+        ),
+    ],
+    candidate: Annotated[
+        list[str], typer.Option("--candidate", metavar="RUN", help="Run directory of the candidate; repeatable.")
+    ],
+    split: Annotated[
+        str, typer.Option("--split", metavar="NAME", help="Which evaluation to compare.", show_default=True)
+    ] = "validation",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder of the report; a former one is replaced.", show_default=True
+        ),
+    ] = "results/report",
+    allow_unfinished: Annotated[
+        bool, typer.Option("--allow-unfinished", help="Report runs that did not finish too, marked as such.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="End with exit code 4 unless every acceptance criterion is met.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Compare runs: a before/after with intervals, plots and verdicts, as Markdown and one HTML page.
+
+    Several runs per arm (seeds) are paired by position: --baseline A --candidate B --baseline A2 --candidate B2.
+    """
+    with errors_as_exit_codes(debug):
+        from distillctl.commands import report as command
+
+        command.run(baseline, candidate, split=split, output=output, allow_unfinished=allow_unfinished, check=check)
+
+
 def resolve(
     files: Sequence[str] | None,
     settings: Sequence[str] | None,

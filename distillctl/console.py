@@ -121,12 +121,14 @@ class ConsoleReporter:
         self.console.print(table(title, ["", ""], rows))
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> Table:
-    """A table whose first column is text and whose others are numbers; all of it is shown as it is."""
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None, *, words: int = 1
+) -> Table:
+    """A table whose first ``words`` columns are text and whose others are numbers; all of it is shown as it is."""
     below = None if caption is None else Text(caption)
     result = Table(title=Text(title), caption=below, title_justify="left", caption_justify="left")
     for index, column in enumerate(columns):
-        result.add_column(Text(column), justify="left" if index == 0 else "right")
+        result.add_column(Text(column), justify="left" if index < words else "right", overflow="fold")
     for row in rows:
         result.add_row(*(Text(cell) for cell in row))
     return result

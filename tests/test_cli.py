@@ -15,22 +15,22 @@ import typer
 
 import distillctl
 from distillctl import cli
-from distillctl.core.config import Config, load_config
+from distillctl.core.config import load_config
 from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, UsageError
 
-COMMANDS = ("train", "teach", "prepare", "evaluate")
+COMMANDS = ("train", "teach", "prepare", "evaluate", "report")
 
 
 @dataclass
 class Recorder:
     """Stands in for distillctl.commands: notes every call, and raises ``error`` if there is one."""
 
-    calls: list[tuple[str, Config, dict[str, Any]]] = field(default_factory=list)
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
     error: BaseException | None = None
 
     def command(self, name: str) -> Callable[..., None]:
-        def run(config: Config, **options: Any) -> None:
-            self.calls.append((name, config, options))
+        def run(*arguments: Any, **options: Any) -> None:
+            self.calls.append((name, *arguments, options))
             if self.error is not None:
                 raise self.error
 
@@ -127,6 +127,34 @@ def test_a_command_line_makes_one_call(
     assert recorder.calls == [(command, load_config(settings=settings), options)]
 
 
+PLAIN_REPORT = {"split": "validation", "output": "results/report", "allow_unfinished": False, "check": False}
+
+# argv, baselines, candidates, the other arguments of the call
+REPORTS: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
+    ("report --baseline a --candidate b", ["a"], ["b"], PLAIN_REPORT),
+    (
+        "report --baseline a --candidate b --baseline c --candidate d --check",
+        ["a", "c"],
+        ["b", "d"],
+        PLAIN_REPORT | {"check": True},
+    ),
+    (
+        "report --candidate=b --baseline=a -o out --split dev --allow_unfinished",
+        ["a"],
+        ["b"],
+        PLAIN_REPORT | {"output": "out", "split": "dev", "allow_unfinished": True},
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "baselines", "candidates", "options"), REPORTS, ids=[call[0] for call in REPORTS])
+def test_a_report_is_one_call_without_a_configuration(
+    line: str, baselines: list[str], candidates: list[str], options: dict[str, Any], recorder: Recorder
+) -> None:
+    assert cli.run(line.split()) == 0
+    assert recorder.calls == [("report", baselines, candidates, options)]
+
+
 def test_config_files_lie_below_settings(recorder: Recorder) -> None:
     assert cli.run(["train", "--config", "trident", "--set", "seed=5", "--beta", "2"]) == 0
     expected = load_config(["trident"], ["seed=5", "objective.beta=2.0"])
@@ -186,6 +214,9 @@ BAD_COMMAND_LINES = [
     ("evaluate", "missing argument"),
     ("evaluate x --split test", "--split: evaluation.split should be 'validation' or 'dev'"),
     ("evaluate x --num-beams 0", "--num-beams: evaluation.num_beams should be at least 1. Found 0"),
+    ("report --baseline a", "missing option '--candidate'"),
+    ("report --candidate b", "missing option '--baseline'"),
+    ("report --baseline a --candidate b --baselin c", "unknown option --baselin: did you mean --baseline?"),
 ]
 
 
@@ -263,7 +294,9 @@ def test_the_exit_code_reaches_the_shell() -> None:
     assert result.stderr == "error: --seed: seed should be at least 0. Found -5\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["train", "--bta"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["report", "--help"], ["--version"], ["train", "--bta"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom distillctl import cli\n"

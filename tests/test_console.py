@@ -76,6 +76,15 @@ def test_a_table_aligns_numbers_to_the_right() -> None:
     assert "│ student │ 10.25 │" in output.getvalue()
 
 
+def test_several_columns_of_words_and_no_word_is_cut() -> None:
+    output = io.StringIO()
+    rows = [["F1", "met", "x" * 60]]
+    Console(file=output, width=40).print(table("Acceptance", ["", "verdict", "measured"], rows, words=3))
+    assert "│ met     │" in output.getvalue()
+    assert output.getvalue().count("x") == 60
+    assert "…" not in output.getvalue()
+
+
 def test_the_outcome_names_scores_seconds_and_files(tmp_path: Path) -> None:
     scores = {"f1": 1.234, "exact_match": 2.0, "valid_syntax": 99.5, "bleu": 7.0}
     outcome = Outcome(

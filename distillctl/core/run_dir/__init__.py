@@ -11,7 +11,7 @@ analysis/            what later commands make of it
 """
 
 from distillctl.core.run_dir.directory import RunDirectory
-from distillctl.core.run_dir.files import write_atomically
+from distillctl.core.run_dir.files import read_json, write_atomically
 from distillctl.core.run_dir.model_card import write_model_card
 from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
 from distillctl.core.run_dir.status import Clock, RunStatus
@@ -25,6 +25,7 @@ __all__ = [
     "git_state",
     "hardware",
     "library_versions",
+    "read_json",
     "read_step_metrics",
     "step_metric_columns",
     "write_atomically",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -187,9 +187,9 @@ class RunDirectory:
             raise DataError(f"{self.config_file}: should be a mapping of keys to values")
         return values
 
-    def step_metrics(self) -> list[dict[str, float | None]]:
-        """The rows of step_metrics.csv; blanks are None."""
-        return read_step_metrics(self.step_metrics_file)
+    def step_metrics(self, on_note: Callable[[str], None] = lambda note: None) -> list[dict[str, float | None]]:
+        """The rows of step_metrics.csv; blanks are None. ``on_note`` is told of a last line that was cut short."""
+        return read_step_metrics(self.step_metrics_file, on_note)
 
     def metrics(self, split: str) -> dict[str, Any]:
         """What evaluation/<split>/metrics.json says."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from types import TracebackType
@@ -118,22 +118,33 @@ class StepLog:
         self.close()
 
 
-def read_step_metrics(path: Path) -> list[dict[str, float | None]]:
+def _ignore(note: str) -> None:
+    pass
+
+
+def read_step_metrics(path: Path, on_note: Callable[[str], None] = _ignore) -> list[dict[str, float | None]]:
     """The rows of a step_metrics.csv; blanks are None.
 
-    Raises UsageError (no file) or DataError (``file:line``).
+    A last line without its newline was cut short by a kill: it is left out, and ``on_note`` is told. Any
+    other damage is an error. Raises UsageError (no file) or DataError (``file:line``).
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file)
-            columns = next(reader, [])
-            if columns[:1] != ["step"]:
-                raise DataError(f"{path}:1: should start with a header whose first column is step")
-            return [_numbers(columns, cells, f"{path}:{line}") for line, cells in enumerate(reader, start=2)]
+            lines = file.read().split("\n")
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file; is {path.parent} a run directory?") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+    cut = lines.pop()
+    try:
+        columns, *rows = list(csv.reader(lines)) or [[]]
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if columns[:1] != ["step"]:
+        raise DataError(f"{path}:1: should start with a header whose first column is step")
+    if cut:
+        on_note(f"{path}:{len(lines) + 1}: the last line was cut short and is left out")
+    return [_numbers(columns, cells, f"{path}:{line}") for line, cells in enumerate(rows, start=2)]
 
 
 def cut_after(path: Path, step: int) -> int:

@@ -95,6 +95,8 @@ def test_appending_needs_the_same_columns(tmp_path: Path) -> None:
         ("a,b\n", DataError, r":1: should start with a header"),
         ("step,b\n1\n", DataError, r":2: should have 2 cells. Found 1"),
         ("step,b\n1,2\n1,x\n", DataError, r":3: could not convert"),
+        ("step,b\n1,2\n\n3,4\n", DataError, r":3: should have 2 cells. Found 0"),
+        ("step,b\n1\n2,3", DataError, r":2: should have 2 cells. Found 1"),
         (None, UsageError, "no such file"),
     ],
 )
@@ -104,6 +106,29 @@ def test_a_broken_log_names_the_line(text: str | None, error: type[Exception], w
         path.write_text(text)
     with pytest.raises(error, match=words):
         read_step_metrics(path)
+
+
+@pytest.mark.parametrize("cut", ["3", "3,0.5", "3,0.25,7", "3,x", "3,nan", '3,"', "\x00"])
+def test_a_last_line_that_a_kill_cut_short_is_left_out_with_a_note(cut: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("step,b\n1,2\n2,\n" + cut)
+    notes: list[str] = []
+    assert read_step_metrics(path, notes.append) == [{"step": 1, "b": 2}, {"step": 2, "b": None}]
+    assert notes == [f"{path}:4: the last line was cut short and is left out"]
+    assert read_step_metrics(path) == [{"step": 1, "b": 2}, {"step": 2, "b": None}]
+
+
+def test_a_whole_log_has_no_note(tmp_path: Path) -> None:
+    notes: list[str] = []
+    (tmp_path / "log.csv").write_text("step,b\n1,2\n")
+    assert read_step_metrics(tmp_path / "log.csv", notes.append) == [{"step": 1, "b": 2}]
+    assert notes == []
+
+
+def test_a_cut_header_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,b")
+    with pytest.raises(DataError, match=r"log\.csv:1: should start with a header"):
+        read_step_metrics(tmp_path / "log.csv")
 
 
 def test_a_folder_that_is_gone_is_a_run_error(tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""The acceptance criteria of the request, each with what was measured and a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from distillctl.core.analysis.comparison import Comparison
+from distillctl.core.analysis.figures import interval_text, p_equation, signed
+from distillctl.core.analysis.run_data import Overhead, RunData, StepRows
+from distillctl.core.evaluation.significance import TOLERANCE
+
+Verdict = Literal["met", "not met", "met, not significant", "not measured"]
+MET: Verdict = "met"
+NOT_MET: Verdict = "not met"
+NOT_SIGNIFICANT: Verdict = "met, not significant"
+NOT_MEASURED: Verdict = "not measured"
+
+F1_GAIN = 0.5
+WALL_TIME = 1.10
+EPOCHS = 3
+SAMPLES = 5_500
+REPORTED = "validation"
+# The epoch column has 9 significant digits.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One line of the acceptance table; ``name`` and ``requirement`` are fixed, the rest is measured."""
+
+    name: str
+    requirement: str
+    measured: str
+    verdict: Verdict
+
+
+def acceptance(comparison: Comparison) -> tuple[Criterion, ...]:
+    """Every criterion with its verdict; the step-time measurement only where a run has one."""
+    measured = next((run.overhead for run in (*comparison.candidates, *comparison.baselines) if run.overhead), None)
+    return (
+        _f1(comparison),
+        _validity(comparison),
+        _wall_time(comparison),
+        *([_overhead(measured)] if measured else []),
+        _finite(comparison.candidates),
+        _samples(comparison),
+    )
+
+
+def _f1(comparison: Comparison) -> Criterion:
+    """Met and significant means: the point estimate reaches the gain, and the interval excludes 0."""
+    f1 = comparison.differences["f1"]
+    reached = f1.difference >= F1_GAIN - TOLERANCE
+    verdict = _doubted(f1.excludes_zero) if reached else NOT_MET
+    measured = f"{signed(f1.difference)}, 95 % interval {interval_text(f1.low, f1.high)}, {p_equation(f1.p_value)}"
+    return Criterion("F1", f"candidate - baseline >= +{F1_GAIN} points", measured, verdict)
+
+
+def _doubted(certain: bool) -> Verdict:
+    return MET if certain else NOT_SIGNIFICANT
+
+
+def _validity(comparison: Comparison) -> Criterion:
+    valid = comparison.differences["valid_syntax"]
+    measured = f"{valid.candidate:.2f} against {valid.baseline:.2f} ({signed(valid.difference)})"
+    verdict = MET if valid.difference >= 0 else NOT_MET
+    return Criterion("Valid syntax", "not below the baseline", measured, verdict)
+
+
+# --- wall time ----------------------------------------------------------------------------------------------------
+
+
+def _wall_time(comparison: Comparison) -> Criterion:
+    name, requirement = "Wall time, runs", f"candidate / baseline <= {WALL_TIME:.2f}"
+    obstacle = _why_times_differ(comparison.runs)
+    if obstacle:
+        return Criterion(name, requirement, obstacle, NOT_MEASURED)
+    before, after = (
+        float(np.mean([_seconds_per_step(run) for run in runs]))
+        for runs in (comparison.baselines, comparison.candidates)
+    )
+    ratio = after / before
+    measured = (
+        f"{ratio:.3f} = {after:.4g} s / {before:.4g} s per optimizer step of {_step_size(comparison.runs[0])} samples "
+        "(seconds.training / training.steps of run.json)"
+    )
+    return Criterion(name, requirement, measured, MET if ratio <= WALL_TIME else NOT_MET)
+
+
+def _why_times_differ(runs: Sequence[RunData]) -> str | None:
+    """Why the runs' own seconds cannot be divided, if so."""
+    for run in runs:
+        if run.record.get("resumed_at"):
+            return f"{run.path} was resumed: its seconds may count steps twice or lack some"
+        if not run.finished or not _seconds_per_step(run):
+            return f"{run.path} has no seconds of a whole training"
+    sizes = {_step_size(run) for run in runs}
+    if len(sizes) > 1:
+        return f"optimizer steps of different sizes ({', '.join(map(str, sorted(sizes)))} samples)"
+    if len({_machine(run) for run in runs}) > 1:
+        return "the runs were made on different hardware"
+    return None
+
+
+def _seconds_per_step(run: RunData) -> float:
+    """Seconds of training per optimizer step; 0 where the run did not note them."""
+    seconds = run.facts("seconds").get("training") or 0
+    steps = run.facts("training").get("steps") or 0
+    return float(seconds) / steps if steps else 0.0
+
+
+def _step_size(run: RunData) -> int:
+    """Samples per optimizer step, as logged; 0 where nothing was."""
+    row = run.steps[0] if run.steps else {}
+    samples, step = row.get("samples_seen"), row.get("step")
+    return round(samples / step) if samples and step else 0
+
+
+def _machine(run: RunData) -> tuple[Any, ...]:
+    facts = run.facts("hardware")
+    return tuple(facts.get(name) for name in ("processor", "cores", "accelerator", "torch_threads"))
+
+
+def _overhead(overhead: Overhead) -> Criterion:
+    """The measurement has an interval: met without doubt only if all of it is within the limit."""
+    verdict = _doubted(overhead.high <= WALL_TIME) if overhead.median <= WALL_TIME else NOT_MET
+    measured = f"{overhead.median:.3f}, interval {overhead.low:.3f} to {overhead.high:.3f} ({overhead.source})"
+    return Criterion("Wall time, overhead", f"candidate / baseline <= {WALL_TIME:.2f}", measured, verdict)
+
+
+# --- the rest -----------------------------------------------------------------------------------------------------
+
+
+def _finite(candidates: Sequence[RunData]) -> Criterion:
+    requirement = f"every loss of the candidate finite over >= {EPOCHS} epochs"
+    name = "No NaN or Inf"
+    for run in candidates:
+        found = first_not_finite(run.steps)
+        if found:
+            return Criterion(name, requirement, f"{run.path}: {found}", NOT_MET)
+    epochs = min(last_epoch(run.steps) for run in candidates)
+    rows = sum(len(run.steps) for run in candidates)
+    measured = f"all finite in {rows:,} logged steps, {epochs:.2f} epochs"
+    return Criterion(name, requirement, measured, MET if epochs >= EPOCHS - _ROUNDING else NOT_MEASURED)
+
+
+def first_not_finite(steps: StepRows) -> str | None:
+    """The first loss in a step log that is NaN, infinite or missing: which one, its step and value."""
+    for row in steps:
+        for name, value in row.items():
+            if name.startswith(("loss_", "weighted_")) and (value is None or not math.isfinite(value)):
+                return f"{name} is {'blank' if value is None else value} in step {row['step']:.0f}"
+    return None
+
+
+def last_epoch(steps: StepRows) -> float:
+    """Epochs trained, 0 where nothing was logged."""
+    return float(steps[-1].get("epoch") or 0.0) if steps else 0.0
+
+
+def _samples(comparison: Comparison) -> Criterion:
+    enough = MET if comparison.samples >= SAMPLES else NOT_MET
+    verdict = enough if comparison.split == REPORTED else NOT_MEASURED
+    measured = f"{comparison.samples:,} of {comparison.split}"
+    return Criterion("Samples", f">= {SAMPLES:,} {REPORTED} samples", measured, verdict)

@@ -1,0 +1,52 @@
+"""The folder of a report: what may be replaced there, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from distillctl.core.analysis.document import Document
+from distillctl.core.analysis.html import to_html
+from distillctl.core.analysis.markdown import to_markdown
+from distillctl.core.errors import RunError, UsageError
+from distillctl.core.run_dir import write_atomically
+
+MARKDOWN, PAGE = "report.md", "report.html"
+PICTURES = (
+    "differences.png",
+    "loss_scales.png",
+    "gradient_norms.png",
+    "gradient_cosines.png",
+    "weights_and_scales.png",
+    "step_time.png",
+)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UsageError unless ``folder`` is free: not there, empty, or holding a former report and nothing else."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: should be a folder. Choose another -o DIR")
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in {MARKDOWN, PAGE, *PICTURES})
+    if others:
+        raise UsageError(
+            f"{folder}: should be empty or hold a former report only. Found {', '.join(others[:3])}"
+            f"{' and more' if len(others) > 3 else ''}; choose another -o DIR"
+        )
+
+
+def write_report(folder: Path, document: Document, pictures: Mapping[str, bytes]) -> list[Path]:
+    """Writes the pictures, the page and, last, the Markdown; returns the two texts' paths.
+
+    Raises RunError when something cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made: {error.strerror}. Choose another -o DIR") from error
+    for name, png in pictures.items():
+        write_atomically(folder / name, png)
+    write_atomically(folder / PAGE, to_html(document, pictures))
+    write_atomically(folder / MARKDOWN, to_markdown(document))
+    return [folder / MARKDOWN, folder / PAGE]

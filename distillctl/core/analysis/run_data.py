@@ -1,0 +1,172 @@
+"""Everything a report needs of one run, read from its directory and refused where it cannot be believed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from distillctl.core.errors import DataError, UsageError
+from distillctl.core.evaluation.corpus_sums import sample_sums
+from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, PREDICTIONS_FILE, rescore
+from distillctl.core.evaluation.significance import FloatArray
+from distillctl.core.run_dir import RunDirectory, read_json
+
+OVERHEAD_FILE = "overhead.json"
+StepRows = Sequence[Mapping[str, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """A measured ratio of step times, candidate / baseline, with the ends of its interval; and where it is from."""
+
+    median: float
+    low: float
+    high: float
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """One run. ``rows`` are its predictions scored again, ``sums`` what each adds to the metrics [N, k]."""
+
+    path: str
+    record: Mapping[str, Any]
+    config: Mapping[str, Any]
+    metric_version: int
+    decoding: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    sums: FloatArray
+    steps: StepRows
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    overhead: Overhead | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return bool(self.record["status"] == "finished")
+
+    def facts(self, group: str) -> Mapping[str, Any]:
+        """A group of facts in run.json, such as ``hardware``; empty where it was not noted."""
+        found = self.record.get(group)
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def clusters(self) -> list[str]:
+        """The file of each sample."""
+        return [f"{row['project']}\x00{row['path']}" for row in self.rows]
+
+
+def read_run(path: str, split: str, *, allow_unfinished: bool = False) -> RunData:
+    """Reads the run in ``path`` and its evaluation of ``split``; every score is computed anew.
+
+    Raises:
+        UsageError: no run there, or no evaluation of the split.
+        DataError: a run without provenance, one that did not finish (unless ``allow_unfinished``), or damage,
+            with file and line.
+    """
+    run = RunDirectory.open(path)
+    record = run.record()
+    _check_provenance(record, run, path)
+    if record["status"] != "finished" and not allow_unfinished:
+        reason = f": {record['reason']}" if record.get("reason") else ""
+        raise DataError(
+            f"{path}: did not finish (status {record['status']}{reason}). "
+            "Finish it with train --resume, or add --allow-unfinished to have it reported and marked"
+        )
+    folder = Path(path) / "evaluation" / split
+    metrics, stored = _read_evaluation(run, split, folder)
+    notes: list[str] = []
+    steps = run.step_metrics(lambda note: notes.append(note.replace(str(run.path), path)))
+    rows = _rescore(stored, folder / PREDICTIONS_FILE)
+    notes += _integrity(metrics, run.path / "evaluation" / split / PREDICTIONS_FILE, folder)
+    return RunData(
+        path=path,
+        record=record,
+        config=run.config(),
+        metric_version=metrics["metric_version"],
+        decoding=metrics["decoding"],
+        rows=rows,
+        sums=sample_sums(rows),
+        steps=steps,
+        inputs={row["id"]: row["input"] for row in stored if isinstance(row.get("input"), str)},
+        overhead=_read_overhead(run.path / "analysis" / OVERHEAD_FILE, path),
+        notes=tuple(notes),
+    )
+
+
+def _check_provenance(record: Mapping[str, Any], run: RunDirectory, path: str) -> None:
+    made_by, fingerprints = record.get("distillctl"), record.get("fingerprints")
+    lacking = []
+    if not isinstance(made_by, Mapping) or not made_by.get("version"):
+        lacking.append("the version of distillctl")
+    if not isinstance(fingerprints, Mapping) or not fingerprints.get("data"):
+        lacking.append("the fingerprints of its data")
+    if not isinstance(record.get("status"), str):
+        lacking.append("its status")
+    if lacking:
+        raise DataError(f"{path}/run.json: no provenance: it lacks {', '.join(lacking)}. Run it again with distillctl")
+    if not run.config_file.is_file():
+        raise DataError(f"{path}/config.yaml: no provenance: there is no such file. Run it again with distillctl")
+
+
+def _read_evaluation(run: RunDirectory, split: str, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    try:
+        metrics, rows = run.metrics(split), run.predictions(split)
+    except UsageError as error:
+        if (run.path / "evaluation" / split).is_dir():
+            raise
+        raise UsageError(f"{folder}: there is no such folder. Score the run on {split} first") from error
+    where = folder / METRICS_FILE
+    if not isinstance(metrics.get("metric_version"), int):
+        raise DataError(f"{where}: metric_version should be a number. Found {metrics.get('metric_version')!r}")
+    if not isinstance(metrics.get("decoding"), dict):
+        raise DataError(f"{where}: no provenance: it lacks the decoding settings. Score the run again")
+    return metrics, rows
+
+
+def _rescore(stored: Sequence[Mapping[str, Any]], where: Path) -> Sequence[Mapping[str, Any]]:
+    for line, row in enumerate(stored, start=1):
+        wrong = [name for name in _TEXTS if name in row and not isinstance(row[name], str)]
+        gold = row.get("gold", [])
+        if not isinstance(gold, list) or not all(isinstance(text, str) for text in gold):
+            wrong.append("gold")
+        if wrong:
+            raise DataError(f"{where}:{line}: {', '.join(wrong)} should be text (gold: a list of texts)")
+    try:
+        return rescore(stored).rows
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+_TEXTS = ("id", "language", "project", "path", "input_fingerprint", "prediction")
+
+
+def _integrity(metrics: Mapping[str, Any], predictions: Path, folder: Path) -> list[str]:
+    digest = hashlib.sha256(predictions.read_bytes()).hexdigest()
+    if metrics.get("predictions_sha256") in (None, digest):
+        return []
+    return [
+        f"{folder / PREDICTIONS_FILE}: changed since {METRICS_FILE} was written (its SHA-256 differs). "
+        "Every figure here is computed from the predictions as they are now"
+    ]
+
+
+def _read_overhead(file: Path, path: str) -> Overhead | None:
+    if not file.is_file():
+        return None
+    where = f"{path}/analysis/{OVERHEAD_FILE}"
+    ratio = read_json(file).get("ratio")
+    found = ratio if isinstance(ratio, dict) else {}
+    values = [float(value) for name in ("median", "low", "high") if _is_positive(value := found.get(name))]
+    if len(values) != 3:
+        raise DataError(f'{where}: should hold {{"ratio": {{"median": x, "low": x, "high": x}}}}. Found {ratio!r}')
+    median, low, high = values
+    return Overhead(median, low, high, where)
+
+
+def _is_positive(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

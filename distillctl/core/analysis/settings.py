@@ -1,0 +1,99 @@
+"""Where the runs come from, and what differs between their configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distillctl.core.analysis.figures import value_text
+from distillctl.core.analysis.run_data import RunData
+
+# What two runs of one arm may differ in without a word.
+OF_A_SEED = ("seed", "output_dir")
+_HEX = 12
+_FINGERPRINTS = ("config", "data", "tokenizer", "teacher", "student_before")
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDifference:
+    """A field by its dotted name, and its value in each arm (a dash where it is not set)."""
+
+    name: str
+    baseline: str
+    candidate: str
+
+
+def setting_differences(baseline: RunData, candidate: RunData) -> list[SettingDifference]:
+    """The fields whose values differ, in the order of their names."""
+    first, second = dict(_flat(baseline.config)), dict(_flat(candidate.config))
+    return [
+        SettingDifference(name, value_text(first.get(name)), value_text(second.get(name)))
+        for name in sorted(first.keys() | second.keys())
+        if first.get(name) != second.get(name)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def odd_ones_out(runs: Sequence[RunData], arm: str) -> list[str]:
+    """A note for each run of an arm that differs from the arm's first in more than its seed."""
+    notes = []
+    for run in runs[1:]:
+        names = [found.name for found in setting_differences(runs[0], run) if found.name not in OF_A_SEED]
+        if names:
+            notes.append(f"the {arm} runs {runs[0].path} and {run.path} differ in {', '.join(names)}")
+    return notes
+
+
+def unlike_data(runs: Sequence[RunData]) -> list[str]:
+    """A note when the runs were not trained on the same records or from the same teacher."""
+    notes = []
+    for name, words in (("data", "trained on different records"), ("teacher", "taught by different teachers")):
+        if len({run.facts("fingerprints").get(name) for run in runs}) > 1:
+            notes.append(f"the runs were {words}: their {name} fingerprints differ")
+    return notes
+
+
+def provenance(run: RunData) -> dict[str, str]:
+    """The facts of a run that say where its numbers come from, by name."""
+    made_by, hardware = run.facts("distillctl"), run.facts("hardware")
+    libraries, training = run.facts("libraries"), run.facts("training")
+    facts: dict[str, Any] = {
+        "status": run.record["status"],
+        "distillctl": made_by["version"],
+        "commit": _commit(made_by),
+        "seed": run.facts("seeds").get("seed"),
+        **{f"{name} fingerprint": _short(run.facts("fingerprints").get(name)) for name in _FINGERPRINTS},
+        "corpus": run.facts("corpus").get("identity"),
+        "optimizer steps": _counted(training.get("steps")),
+        "training examples": _counted(training.get("examples")),
+        "training seconds": _counted(run.facts("seconds").get("training")),
+        "decoding": ", ".join(f"{name} {value_text(value)}" for name, value in run.decoding.items()),
+        "metric version": run.metric_version,
+        "hardware": ", ".join(
+            str(hardware[name]) for name in ("processor", "accelerator") if hardware.get(name) is not None
+        ),
+        "cores": hardware.get("cores"),
+        **{name: libraries.get(name) for name in ("python", "torch", "transformers", "sacrebleu")},
+    }
+    return {name: value_text(value) for name, value in facts.items()}
+
+
+def _commit(made_by: Mapping[str, Any]) -> str:
+    commit = _short(made_by.get("commit")) or "installed package"
+    return f"{commit} with local changes" if made_by.get("dirty") else commit
+
+
+def _short(digest: str | None) -> str | None:
+    return digest[:_HEX] if digest else None
+
+
+def _counted(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.0f}"

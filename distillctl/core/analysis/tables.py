@@ -1,0 +1,141 @@
+"""The tables of a report, which the terminal shows too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distillctl.core.analysis.acceptance import Criterion
+from distillctl.core.analysis.comparison import Comparison, Group
+from distillctl.core.analysis.document import Cell, Table, Tone
+from distillctl.core.analysis.figures import interval_text, p_text, signed
+from distillctl.core.analysis.names import METRIC_TITLES
+from distillctl.core.analysis.run_data import RunData
+from distillctl.core.analysis.settings import provenance, setting_differences
+from distillctl.core.evaluation.significance import Difference
+
+TONES: dict[str, Tone] = {
+    "met": "good",
+    "not met": "bad",
+    "met, not significant": "unsure",
+    "not measured": "unsure",
+}
+MOST_GROUPS = 20
+SEED_METRICS = ("f1", "exact_match", "valid_syntax", "edit_similarity", "bleu")
+
+
+def before_after_table(comparison: Comparison) -> Table:
+    """Each metric of both arms, the difference, its interval and p."""
+    columns = ["metric", *arms(comparison), "delta", "95 % interval", "p"]
+    rows = [
+        [
+            Cell(METRIC_TITLES[name]),
+            Cell(f"{found.baseline:.2f}"),
+            Cell(f"{found.candidate:.2f}"),
+            Cell(signed(found.difference)),
+            Cell(interval_text(found.low, found.high)),
+            Cell(p_text(found.p_value)),
+        ]
+        for name, found in comparison.differences.items()
+    ]
+    pooled = f", pooled over {len(comparison.by_pair)} pairs of runs" if len(comparison.by_pair) > 1 else ""
+    caption = (
+        f"Points of 100. {comparison.samples:,} samples of {comparison.files:,} files of {comparison.split}{pooled}. "
+        "Interval: paired BCa bootstrap over files; p: permutation test that swaps the arms within files."
+    )
+    return Table(columns, rows, numbers=5, caption=caption)
+
+
+def acceptance_table(criteria: Sequence[Criterion]) -> Table:
+    """Each criterion, what was measured, and the verdict."""
+    rows = [
+        [Cell(one.name), Cell(one.verdict, TONES[one.verdict]), Cell(one.requirement), Cell(one.measured)]
+        for one in criteria
+    ]
+    return Table(["criterion", "verdict", "required", "measured"], rows)
+
+
+def seeds_table(comparison: Comparison) -> Table:
+    """The difference of each pair, their mean with its interval, and two baselines against each other."""
+    pairs = zip(comparison.baselines, comparison.candidates, strict=True)
+    columns = ["delta of", *(f"pair {n} (seeds {seed_of(a)}, {seed_of(b)})" for n, (a, b) in enumerate(pairs, start=1))]
+    columns += ["mean over pairs", "95 % t interval", "A/A: baseline 2 - baseline 1"]
+    rows = []
+    for name in SEED_METRICS:
+        spread = comparison.seeds[name]
+        rows.append(
+            [
+                Cell(METRIC_TITLES[name]),
+                *(Cell(signed(pair[name].difference)) for pair in comparison.by_pair),
+                Cell(signed(spread.mean)),
+                Cell(interval_text(spread.low, spread.high)),
+                Cell(_noise(comparison, name)),
+            ]
+        )
+    caption = (
+        "Points of 100. The t interval is over the pairs' deltas and so holds the noise of training, which the "
+        "interval over files does not; with two pairs it is very wide. A/A is what the same configuration with "
+        "another seed differs by, with its interval over files."
+    )
+    return Table(columns, rows, numbers=len(columns) - 1, caption=caption)
+
+
+def _noise(comparison: Comparison, name: str) -> str:
+    if comparison.noise is None:
+        return "not measured"
+    found: Difference = comparison.noise[name]
+    return f"{signed(found.difference)} ({interval_text(found.low, found.high)})"
+
+
+def groups_table(comparison: Comparison, groups: Sequence[Group], what: str) -> Table:
+    """F1 per project or kind, the largest groups; the others together are counted in the caption."""
+    shown, rest = groups[:MOST_GROUPS], groups[MOST_GROUPS:]
+    rows = [
+        [
+            Cell(group.name, code=True),
+            Cell(f"{group.samples:,}"),
+            Cell(f"{group.files:,}"),
+            Cell(f"{group.baseline:.2f}"),
+            Cell(f"{group.candidate:.2f}"),
+            Cell(signed(group.difference)),
+        ]
+        for group in shown
+    ]
+    caption = "F1 in points. Many groups, few samples in most: a place to look, not a finding, hence no p-values."
+    if rest:
+        caption += f" Left out: {len(rest)} smaller ones with {sum(group.samples for group in rest):,} samples in all."
+    return Table([what, "samples", "files", *arms(comparison), "delta"], rows, numbers=5, caption=caption)
+
+
+def provenance_table(comparison: Comparison) -> Table:
+    """The facts of every run, one column each."""
+    facts = [provenance(run) for run in comparison.runs]
+    names = arm_names(len(comparison.baselines))
+    rows = [[Cell("directory"), *(Cell(run.path, code=True) for run in comparison.runs)]]
+    rows += [[Cell(name), *(Cell(fact[name]) for fact in facts)] for name in facts[0]]
+    return Table(["", *names], rows)
+
+
+def settings_table(comparison: Comparison) -> Table:
+    """Configuration fields whose values differ between the first pair."""
+    rows = [
+        [Cell(found.name, code=True), Cell(found.baseline, code=True), Cell(found.candidate, code=True)]
+        for found in setting_differences(comparison.baselines[0], comparison.candidates[0])
+    ]
+    return Table(["field", *arms(comparison)], rows)
+
+
+def arm_names(pairs: int) -> list[str]:
+    """``baseline``, ``candidate``; numbered when there are several."""
+    numbers = [""] if pairs == 1 else [f" {number}" for number in range(1, pairs + 1)]
+    return [f"{arm}{number}" for arm in ("baseline", "candidate") for number in numbers]
+
+
+def arms(comparison: Comparison) -> list[str]:
+    """The two columns' names, marked where a run of the arm did not come to its end."""
+    sides = (("baseline", comparison.baselines), ("candidate", comparison.candidates))
+    return [name if all(run.finished for run in runs) else f"{name} (unfinished)" for name, runs in sides]
+
+
+def seed_of(run: RunData) -> str:
+    """The run's seed, as noted."""
+    return str(run.facts("seeds").get("seed", "unknown"))

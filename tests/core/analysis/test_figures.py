@@ -1,0 +1,36 @@
+"""How numbers are written."""
+
+from __future__ import annotations
+
+import pytest
+
+from distillctl.core.analysis.figures import interval_text, p_equation, p_text, signed, value_text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.5, "+0.50"), (-0.024, "-0.02"), (0.0, "0.00"), (-0.001, "0.00"), (0.004, "0.00"), (12.345, "+12.35")],
+)
+def test_signed(value: float, text: str) -> None:
+    assert signed(value) == text
+
+
+def test_intervals() -> None:
+    assert interval_text(-0.1, 0.524) == "-0.10 to +0.52"
+    assert interval_text(None, None) == "none (a single file or run)"
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.0, "1.000"), (0.0123, "0.012"), (0.001, "0.001"), (0.0002, "< 0.001")])
+def test_p(value: float, text: str) -> None:
+    assert p_text(value) == text
+
+
+def test_p_in_running_text() -> None:
+    assert (p_equation(0.0123), p_equation(0.0001)) == ("p = 0.012", "p < 0.001")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), ("a b", "a b"), (True, "true"), (1.0, "1.0"), ([1, "é"], '[1, "é"]'), ({}, "{}")]
+)
+def test_values(value: object, text: str) -> None:
+    assert value_text(value) == text
