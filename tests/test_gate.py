@@ -51,6 +51,11 @@ def test_the_tree_in_the_readme_names_what_exists() -> None:
     assert named - there <= {"core/", "assets/teacher/"}
 
 
+@pytest.mark.parametrize("file", ["README.md", "prd.md", "distillctl/assets/teacher/README.md"])
+def test_no_place_is_left_to_be_filled_in(file: str) -> None:
+    assert re.findall(r"@@\w*|TODO|TBD", (ROOT / file).read_text(encoding="utf-8")) == []
+
+
 def test_files_named_in_the_prd_exist() -> None:
     text = (ROOT / "prd.md").read_text(encoding="utf-8")
     paths = re.findall(r"`((?:distillctl|configs|tests|\.ci)/[\w./*-]+)`", text)
