@@ -12,11 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from distillctl.core.analysis.comparison import Comparison
-from distillctl.core.analysis.curves import (
-    BAND,
-    Curve,
-    core_median,
-)
+from distillctl.core.analysis.curves import BAND, Curve, core_median
 from distillctl.core.analysis.figures import interval_text, signed
 from distillctl.core.analysis.names import METRIC_TITLES
 from distillctl.core.analysis.plot_lines import (
