@@ -12,11 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from distillctl.core.analysis.comparison import Comparison
-from distillctl.core.analysis.curves import (
-    BAND,
-    Curve,
-    core_median,
-)
+from distillctl.core.analysis.curves import BAND, Curve, core_median
 from distillctl.core.analysis.figures import interval_text, signed
 from distillctl.core.analysis.names import METRIC_TITLES
 from distillctl.core.analysis.plot_lines import (
@@ -59,6 +55,12 @@ _BAND_LABEL = "0.5-2x around the median of focal, jsd, semantic"
 def draw_plots(comparison: Comparison) -> dict[str, bytes]:
     """Every picture as PNG bytes, by file name."""
     with mpl.rc_context(_LOOK):
+        return {name: _png(figure) for name, figure in make_figures(comparison).items()}
+
+
+def make_figures(comparison: Comparison) -> dict[str, Figure]:
+    """Every picture, not yet drawn, by file name."""
+    with mpl.rc_context(_LOOK):
         return {
             "differences.png": _differences(comparison),
             "loss_scales.png": _sides(
@@ -89,7 +91,7 @@ def _sides(
     band: bool = False,
     limits: tuple[float, float] | None = None,
     from_zero: bool = False,
-) -> bytes:
+) -> Figure:
     figure = _figure(3.7)
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     _draw_sides(axes, comparison, lines, band)
@@ -135,7 +137,7 @@ def _figure(height: float) -> Figure:
     return figure
 
 
-def _weights_and_scales(comparison: Comparison) -> bytes:
+def _weights_and_scales(comparison: Comparison) -> Figure:
     figure = _figure(5.4)
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
     for row, (lines, unit) in enumerate(((weights, "weight"), (scales, "scale"))):
@@ -199,7 +201,7 @@ def _draw_band(axes: Any, median: Curve) -> None:
         )
 
 
-def _differences(comparison: Comparison) -> bytes:
+def _differences(comparison: Comparison) -> Figure:
     """Each metric's difference as a point with its interval, in points of 100."""
     figure = _figure(4.3)
     axes: Any = figure.subplots()
@@ -225,14 +227,14 @@ def _differences(comparison: Comparison) -> bytes:
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("candidate - baseline, points of 100 (line: 95 % interval; grey: it holds 0)")
     figure.suptitle(f"Difference of each metric{_marked(comparison.runs)}", x=0.012, ha="left", fontweight="bold")
-    return _png(figure)
+    return figure
 
 
 def _marked(runs: Sequence[RunData]) -> str:
     return "" if all(run.finished for run in runs) else " (unfinished)"
 
 
-def _finish(figure: Figure, axes: Any, title: str) -> bytes:
+def _finish(figure: Figure, axes: Any, title: str) -> Figure:
     """One title, and one legend for all sides below them."""
     figure.suptitle(title, x=0.012, ha="left", fontweight="bold")
     entries: dict[str, Any] = {}
@@ -246,7 +248,7 @@ def _finish(figure: Figure, axes: Any, title: str) -> bytes:
         figure.legend(
             list(entries.values()), list(entries), loc="outside lower center", ncols=columns, handlelength=2.6
         )
-    return _png(figure)
+    return figure
 
 
 def _png(figure: Figure) -> bytes:

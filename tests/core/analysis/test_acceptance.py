@@ -128,6 +128,11 @@ def test_finite_losses_need_three_epochs(epochs: float, verdict: str, tmp_path: 
     assert one.measured == f"all finite in 90 logged steps, {epochs:.2f} epochs"
 
 
+def test_the_shortest_candidate_counts(tmp_path: Path) -> None:
+    one = criterion(compared(tmp_path, [Arm(), Arm()], [Arm(), Arm(epochs=2.0)]), "No NaN or Inf")
+    assert (one.verdict, one.measured) == ("not measured", "all finite in 180 logged steps, 2.00 epochs")
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
 def test_a_loss_that_is_not_finite_is_not_met(value: float | None, tmp_path: Path) -> None:
     spoilt = Arm(epochs=2.0, change_step=lambda row: row | ({"loss_jsd": value} if row["step"] == 41 else {}))

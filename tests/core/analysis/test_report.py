@@ -168,6 +168,14 @@ def test_the_input_is_shown_where_it_was_stored(tmp_path: Path) -> None:
     assert "The input was not stored" in markdown(found)
 
 
+def test_the_text_fits_a_pull_request(two_seeds: Comparison) -> None:
+    long = dict.fromkeys((str(row["id"]) for row in two_seeds.baselines[0].rows), "x" * 9_000 + "<extra_id_0>")
+    run = replace(two_seeds.baselines[0], inputs=long)
+    text = markdown(replace(two_seeds, baselines=(run, *two_seeds.baselines[1:])))
+    assert text.count("characters left out") == 16
+    assert len(text) < 65_536
+
+
 def test_many_groups_are_cut_and_counted(plain: Comparison) -> None:
     group = plain.by_project[0]
     many = [replace(group, name=f"p{n}") for n in range(MOST_GROUPS + 3)]
