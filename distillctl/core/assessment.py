@@ -10,11 +10,11 @@ from typing import Any
 
 from distillctl.core.config.schema import Config
 from distillctl.core.data.corpus import Corpus, describe
-from distillctl.core.data.encoding import Encoded, Encoder
+from distillctl.core.data.encoding import Encoded
 from distillctl.core.data.records import fingerprint
 from distillctl.core.data.selection import fixed_sample
 from distillctl.core.errors import DataError
-from distillctl.core.materials import read_corpus
+from distillctl.core.materials import make_encoder, read_corpus
 from distillctl.core.models.loading import load_seq2seq, load_tokenizer
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory
@@ -126,9 +126,8 @@ def _folder(subject: Subject, split: str) -> Path:
 
 
 def _encode(config: Config, tokenizer: Any, records: Sequence[Any], reporter: Reporter) -> Encoded:
-    encoder = Encoder(tokenizer, config.data.max_source_length, config.data.max_target_length)
     with reporter.task("tokenising"):
-        encoded = encoder.encode(records)
+        encoded = make_encoder(config, tokenizer).encode(records)
     reporter.note(f"{config.evaluation.split}: {encoded.summary()}")
     if not encoded.examples:
         raise DataError(f"every {config.evaluation.split} record was dropped: its target has no token")
@@ -141,7 +140,7 @@ def _score_beside(
     """The teacher's scores on the same records, read with its own tokenizer."""
     teacher = load_seq2seq(name, "teacher").to(device)
     tokenizer = load_tokenizer(name, "teacher")
-    own = Encoder(tokenizer, config.data.max_source_length, config.data.max_target_length).encode(encoded.records)
+    own = make_encoder(config, tokenizer).encode(encoded.records)
     if own.records != encoded.records:
         raise DataError(f"teacher {name!r}: its tokenizer drops records that the student's keeps: no fair comparison")
     return score_teacher(teacher, tokenizer, own, config, reporter)

@@ -78,9 +78,14 @@ class EncodedData:
     final: Encoded
 
 
+def make_encoder(config: Config, tokenizer: Any) -> Encoder:
+    """Records to token ids, within the configured lengths."""
+    return Encoder(tokenizer, config.data.max_source_length, config.data.max_target_length)
+
+
 def encode_data(config: Config, data: Data, tokenizer: Any, reporter: Reporter) -> EncodedData:
     """Tokenises the chosen records. Raises DataError when no training example is left."""
-    encoder = Encoder(tokenizer, config.data.max_source_length, config.data.max_target_length)
+    encoder = make_encoder(config, tokenizer)
     parts = {}
     with reporter.task("tokenising", 3) as task:
         for done, (name, records) in enumerate(

@@ -39,15 +39,20 @@ def decoding_facts(config: Config) -> dict[str, Any]:
     }
 
 
-def open_store(folder: Path, model: Any, tokenizer: Any, config: Config, stem: str = "") -> PredictionStore:
+def model_fingerprints(model: Any, tokenizer: Any) -> dict[str, str]:
+    """What names a model's predictions. Every weight is hashed: ask once."""
+    return {"model": weights_fingerprint(model), "tokenizer": tokenizer_fingerprint(tokenizer)}
+
+
+def open_store(folder: Path, prints: Mapping[str, str], config: Config, stem: str = "") -> PredictionStore:
     """The predictions of a model that a folder holds so far, for the configured way of decoding."""
-    name = store_name(weights_fingerprint(model), tokenizer_fingerprint(tokenizer), decoding_facts(config))
+    name = store_name(prints["model"], prints["tokenizer"], decoding_facts(config))
     return PredictionStore(folder / f"{stem}{name}.jsonl")
 
 
 def teacher_store(teacher: Any, tokenizer: Any, config: Config) -> PredictionStore:
     """The teacher's predictions, kept in the cache directory: it is decoded once, whatever runs it teaches."""
-    return open_store(cache_directory() / "predictions", teacher, tokenizer, config)
+    return open_store(cache_directory() / "predictions", model_fingerprints(teacher, tokenizer), config)
 
 
 def predict(
@@ -139,7 +144,8 @@ def score_and_store(
     Killed and started again, it goes on with the predictions that were made; they lie in the folder until the files
     are written.
     """
-    store = open_store(folder, model, tokenizer, config, stem=".partial-")
+    prints = model_fingerprints(model, tokenizer)
+    store = open_store(folder, prints, config, stem=".partial-")
     scores = score_model(STUDENT, model, tokenizer, data, config, reporter, store)
     details = {
         "split": config.evaluation.split,
@@ -151,11 +157,7 @@ def score_and_store(
             "targets_truncated": data.targets_truncated,
             "dropped": data.dropped,
         },
-        "fingerprints": {
-            "model": weights_fingerprint(model),
-            "tokenizer": tokenizer_fingerprint(tokenizer),
-            "records": fingerprint(data.records),
-        },
+        "fingerprints": prints | {"records": fingerprint(data.records)},
     }
     write(folder, scores, details)
     for left in folder.glob(".partial-*.jsonl"):  # this one, and those of models that are no more
