@@ -38,6 +38,11 @@ class Subject:
     run: RunDirectory | None = None
     teacher: str | None = None
 
+    @property
+    def home(self) -> RunDirectory | None:
+        """The run, if the scores go into its own directory."""
+        return self.run if self.run is not None and self.folder == self.run.path else None
+
 
 @dataclass
 class Assessment:
@@ -113,16 +118,14 @@ def assess(
     outcome.scores[STUDENT] = all_scores(scores)
     outcome.metrics = scores.metrics
     outcome.seconds = time.perf_counter() - started
-    if subject.run is not None and subject.folder == subject.run.path:
+    if subject.home is not None:
         facts = {"records": len(encoded.examples), "corpus": describe(corpus), "seconds": round(outcome.seconds, 3)}
-        subject.run.note(evaluations={split: facts}, fingerprints={split: fingerprint(encoded.records)})
+        subject.home.note(evaluations={split: facts}, fingerprints={split: fingerprint(encoded.records)})
     return outcome
 
 
 def _folder(subject: Subject, split: str) -> Path:
-    if subject.run is not None and subject.folder == subject.run.path:
-        return subject.run.evaluation(split)
-    return subject.folder / "evaluation" / split
+    return subject.home.evaluation(split) if subject.home is not None else subject.folder / "evaluation" / split
 
 
 def _encode(config: Config, tokenizer: Any, records: Sequence[Any], reporter: Reporter) -> Encoded:
