@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import AutoModelForSeq2SeqLM
 
-from distillctl.core.config.schema import Config
+from distillctl.core.config.schema import DRAWN_INITS, SHAPED_INITS, Config
 from distillctl.core.data.corpus import Corpus, open_corpus
 from distillctl.core.data.encoding import Encoded, Encoder
 from distillctl.core.data.records import Record
@@ -20,7 +19,7 @@ from distillctl.core.encoder.frozen import FrozenEncoder, teacher_encoder
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.losses.critical import CriticalTokens
 from distillctl.core.models.loading import EMBEDDED, freeze, load_encoder, load_seq2seq, load_tokenizer
-from distillctl.core.models.student import embedded_shape, make_student, with_layers
+from distillctl.core.models.student import draw_weights, embedded_shape, make_student, with_layers
 from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.live import LiveTeacher
@@ -172,7 +171,7 @@ def load_models(config: Config) -> Models:
 def _student(config: Config, teacher: Any | None, default_tokenizer: Any) -> tuple[Any, Any]:
     """The student and its tokenizer: that of its weights' own directory, of ``student.model``, or the default."""
     settings = config.student
-    has_own = settings.init not in ("teacher-layers", "random", "pretrained")
+    has_own = settings.init not in (*SHAPED_INITS, "pretrained")
     if has_own and settings.model not in (EMBEDDED, settings.init):
         raise UsageError(
             f"student.init={settings.init} brings its own architecture and tokenizer, and student.model="
@@ -195,7 +194,7 @@ def new_teacher(config: Config, data: Data, reporter: Reporter) -> Models:
     settings = config.student
     if settings.init == "teacher-layers":
         raise UsageError("student.init=teacher-layers: there is no teacher to take layers from; use random")
-    if settings.model != EMBEDDED or settings.init != "random":
+    if settings.model != EMBEDDED or settings.init not in DRAWN_INITS:
         student, tokenizer = _student(config, None, None)
         return Models(student, tokenizer, None, None)
     with reporter.task("training the tokenizer"):
@@ -203,5 +202,5 @@ def new_teacher(config: Config, data: Data, reporter: Reporter) -> Models:
         tokenizer = train_tokenizer(texts)
     wanted = {"encoder": settings.encoder_layers, "decoder": settings.decoder_layers}
     counts = {stack: count for stack, count in wanted.items() if count is not None}
-    student = AutoModelForSeq2SeqLM.from_config(with_layers(embedded_shape(len(tokenizer)), counts))
+    student = draw_weights(with_layers(embedded_shape(len(tokenizer)), counts), settings.init)
     return Models(student, tokenizer, None, None)

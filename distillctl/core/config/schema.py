@@ -18,7 +18,9 @@ from distillctl.core.config import defaults
 from distillctl.core.config.objective import ObjectiveConfig
 from distillctl.core.config.section import Count, Section, Share, Text, Texts
 
-SHAPED_INITS = ("teacher-layers", "random")
+DRAWN_INITS = ("random", "induction")
+"""Values of ``student.init`` that draw new weights."""
+SHAPED_INITS = ("teacher-layers", *DRAWN_INITS)
 """Values of ``student.init`` that take their shape from ``encoder_layers`` and ``decoder_layers``."""
 
 
@@ -104,7 +106,7 @@ class StudentConfig(Section):
         if self.init not in SHAPED_INITS and (self.encoder_layers, self.decoder_layers) != (None, None):
             raise PydanticCustomError(
                 "student",
-                "encoder_layers and decoder_layers only apply to init teacher-layers and random: ready "
+                "encoder_layers and decoder_layers only apply to init teacher-layers, random and induction: ready "
                 "weights have "
                 "their own number of layers. Set them to null",
             )

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, T5Config
 
-from distillctl.core.config.schema import Config, StudentConfig
+from distillctl.core.config.schema import DRAWN_INITS, SHAPED_INITS, Config, StudentConfig
 from distillctl.core.errors import DataError, UsageError
+from distillctl.core.models.induction import start_with_induction_heads
 from distillctl.core.models.loading import EMBEDDED, load_config, load_seq2seq, run_head_in_float32
 
 # Where encoder-decoder families keep their layers, and what their configs call the number of them.
@@ -27,20 +28,28 @@ def make_student(settings: StudentConfig, teacher: Any) -> Any:
 
     ``model: embedded`` takes the teacher's shape with fewer layers; ``init`` says where its weights come from:
     ``teacher-layers`` (alternate layers of the teacher, everything else copied: Shleifer & Rush 2020, section 3),
-    ``random``, ``pretrained`` (``model``'s own), or a path or hub name.
+    ``random``, ``induction`` (random, with heads that copy: ``models/induction.py``), ``pretrained`` (``model``'s own), or a path or hub name.
     """
     if settings.init == "pretrained":
         return load_seq2seq(settings.model, "student")
-    if settings.init not in ("teacher-layers", "random"):
+    if settings.init not in SHAPED_INITS:
         return load_seq2seq(settings.init, "student.init")
     shape = teacher.config if settings.model == EMBEDDED else load_config(settings.model, "student")
     counts = _layer_counts(settings, shape, halve=settings.model == EMBEDDED)
     config = with_layers(shape, counts)
-    # float() first: a config may ask for bfloat16, and copied weights should be the teacher's own to the last bit
-    student = AutoModelForSeq2SeqLM.from_config(config).float()
+    student = draw_weights(config, settings.init)
     if settings.init == "teacher-layers":
         copy_teacher_layers(teacher, student, counts)
     return student
+
+
+def draw_weights(shape: Any, init: str) -> Any:
+    """A model of a shape with newly drawn weights, in float32; ``init: induction`` builds copying into them."""
+    # float(): a config may ask for bfloat16, and weights copied in later should be their own to the last bit
+    model = AutoModelForSeq2SeqLM.from_config(shape).float()
+    if init == "induction":
+        start_with_induction_heads(model)
+    return model
 
 
 def embedded_shape(vocabulary_size: int) -> T5Config:
