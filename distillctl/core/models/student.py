@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, T5Config
 
-from distillctl.core.config.schema import DRAWN_INITS, SHAPED_INITS, Config, StudentConfig
+from distillctl.core.config.schema import SHAPED_INITS, Config, StudentConfig
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.models.induction import start_with_induction_heads
 from distillctl.core.models.loading import EMBEDDED, load_config, load_seq2seq, run_head_in_float32
@@ -28,7 +28,8 @@ def make_student(settings: StudentConfig, teacher: Any) -> Any:
 
     ``model: embedded`` takes the teacher's shape with fewer layers; ``init`` says where its weights come from:
     ``teacher-layers`` (alternate layers of the teacher, everything else copied: Shleifer & Rush 2020, section 3),
-    ``random``, ``induction`` (random, with heads that copy: ``models/induction.py``), ``pretrained`` (``model``'s own), or a path or hub name.
+    ``random``, ``induction`` (random with heads that copy, :mod:`distillctl.core.models.induction`), ``pretrained``
+    (``model``'s own), or a path or hub name.
     """
     if settings.init == "pretrained":
         return load_seq2seq(settings.model, "student")
