@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from distillctl.core.analysis.figures import signed, value_text
 from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, NEEDS_CHECKOUT, PREDICTIONS_FILE
-from distillctl.core.progress import Task
+from distillctl.core.progress import Reporter, Task
 
 if TYPE_CHECKING:
     from distillctl.core.assessment import Assessment
     from distillctl.core.distillation import Outcome
+    from distillctl.core.evaluation.significance import Difference
+    from distillctl.core.sweep.plan import Sweep, Trial
+    from distillctl.core.sweep.ranking import Ranking
+    from distillctl.core.sweep.study import Entry
 
 SHOWN = {"f1": "F1", "exact_match": "exact match", "valid_syntax": "valid syntax"}
 SHOWN_IN_FULL = {
@@ -132,3 +140,140 @@ def table(
     for row in rows:
         result.add_row(*(Text(cell) for cell in row))
     return result
+
+
+class _TrialReporter:
+    """Turns a trial's progress into the words of its row; its notes are for those who train one student."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def note(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def task(self, title: str, total: int | None = None) -> Iterator[Task]:
+        yield _TrialTask(self._say, title, total)
+
+
+class _TrialTask:
+    def __init__(self, say: Callable[[str], None], title: str, total: int | None) -> None:
+        self._say, self._title, self._total = say, title, total
+        self.update(0)
+
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        self._total = total or self._total
+        self._say(f"{self._title} {done:,}/{self._total:,}" if self._total else self._title)
+
+
+class SweepScreen:
+    """A sweep's trials as a table that stays up to date; away from a terminal, a line for each change."""
+
+    def __init__(self, reporter: ConsoleReporter, sweep: Sweep) -> None:
+        self._reporter, self._sweep = reporter, sweep
+        self._entries: list[Entry] = []
+        self._shown: dict[int, str] = {}
+        self._mine: int | None = None
+        self._progress, self._started = "", 0.0
+        self._lock = threading.Lock()  # the worker's heart shows things too
+        console = reporter.console
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2)
+
+    def __enter__(self) -> Self:
+        if self._reporter.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._mine = None
+        if self._live.is_started:
+            self._live.stop()
+
+    def show(self, entries: Sequence[Entry], mine: int | None) -> None:
+        """How every trial stands; ``mine`` is the one that this process is on."""
+        with self._lock:
+            if mine != self._mine:
+                self._progress, self._started = "", time.perf_counter()
+            self._entries, self._mine = list(entries), mine
+            if not self._reporter.console.is_terminal:
+                self._tell_changes()
+
+    def reporter(self, trial: Trial) -> Reporter:
+        """Who hears of a trial's own progress."""
+        return _TrialReporter(self._say)
+
+    def _say(self, text: str) -> None:
+        self._progress = text
+
+    def _tell_changes(self) -> None:
+        for trial, entry in zip(self._sweep.trials, self._entries, strict=True):
+            words = self._state(trial.number, entry)
+            if entry.f1 is not None:
+                words = f"F1 {entry.f1:.2f} on dev, {entry.seconds or 0:.1f} s"
+            elif entry.reason:
+                words = f"failed: {entry.reason}"
+            if words != self._shown.get(trial.number, "waiting"):
+                place = f"{trial.number + 1}/{len(self._sweep.trials)}"
+                self._reporter.note(f"{place} {self._sweep.text(trial)}: {words}")
+            self._shown[trial.number] = words
+
+    def _state(self, number: int, entry: Entry) -> str:
+        elsewhere = entry.state == "running" and number != self._mine
+        return "running in another worker" if elsewhere else entry.state
+
+    def _table(self) -> Table:
+        """All trials, or as many as the screen holds, around those at work."""
+        entries = self._entries
+        room = max(5, self._reporter.console.height - 8)
+        first = next((place for place, entry in enumerate(entries) if not entry.finished), 0)
+        start = max(0, min(first - room // 2, len(entries) - room))
+        columns = ["", "state", *(axis.label for axis in self._sweep.axes), "seed", "F1 on dev", "seconds"]
+        places = range(start, min(len(entries), start + room))
+        rows = [self._row(self._sweep.trials[place], entries[place]) for place in places]
+        counts = {state: sum(entry.state == state for entry in entries) for state in dict.fromkeys(_STATES)}
+        caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        return table("Trials", columns, rows, caption, words=2)
+
+    def _row(self, trial: Trial, entry: Entry) -> list[str]:
+        words, seconds = self._state(trial.number, entry), entry.seconds
+        if trial.number == self._mine:
+            words, seconds = self._progress or words, time.perf_counter() - self._started
+        elif entry.reason:
+            words = f"failed: {entry.reason}"
+        f1 = "" if entry.f1 is None else f"{entry.f1:.2f}"
+        values = [value_text(value) for value in (*trial.point, trial.seed)]
+        return [str(trial.number + 1), words, *values, f1, "" if seconds is None else f"{seconds:.0f}"]
+
+
+_STATES = ("done", "running", "waiting", "failed")
+
+
+def ranking_table(sweep: Sweep, ranking: Ranking) -> Table:
+    """The grid points, the best first, each with its interval and its difference to the best."""
+    rows = []
+    for place, rank in enumerate(ranking.ranks, start=1):
+        difference = rank.to_best
+        to_best = ["", ""] if difference is None else [signed(difference.difference), _range(difference, signed)]
+        seeds = [" ".join(f"{value:.2f}" for value in rank.by_seed)] if len(sweep.seeds) > 1 else []
+        values = [value_text(value) for value in rank.point]
+        interval = "none" if rank.low is None else f"{rank.low:.2f} to {rank.high:.2f}"
+        rows.append([str(place), rank.verdict, *values, f"{rank.f1:.2f}", interval, *seeds, *to_best])
+    for point, f1 in ranking.unranked:
+        seeds = [" ".join(f"{value:.2f}" for value in f1)] if len(sweep.seeds) > 1 else []
+        words = f"failed with {len(sweep.seeds) - len(f1)} of {len(sweep.seeds)} seeds"
+        rows.append(["-", words, *(value_text(value) for value in point), "", "", *seeds, "", ""])
+    by_seed = [f"F1 of seeds {sweep.seeds[0]}-{sweep.seeds[-1]}"] if len(sweep.seeds) > 1 else []
+    columns = ["", "verdict", *(axis.label for axis in sweep.axes), "F1", "95 % interval", *by_seed]
+    caption = (
+        f"{ranking.samples:,} records of dev in {ranking.files:,} files; points of 100. Intervals are over files, the "
+        "same ones for every row.\nThe best of several is flattered by having been chosen: report it on validation."
+    )
+    return table("Ranking", [*columns, "to the best", "95 % interval"], rows, caption, words=2)
+
+
+def _range(difference: Difference, text: Callable[[float], str]) -> str:
+    if difference.low is None or difference.high is None:
+        return "none"
+    return f"{text(difference.low)} to {text(difference.high)}"
