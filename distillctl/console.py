@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from distillctl.core.analysis.figures import signed, value_text
+from distillctl.core.analysis.figures import interval_text, signed, value_text
 from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, NEEDS_CHECKOUT, PREDICTIONS_FILE
 from distillctl.core.progress import Reporter, Task
 
@@ -229,7 +230,7 @@ class SweepScreen:
         room = max(5, self._reporter.console.height - 8)
         first = next((place for place, entry in enumerate(entries) if not entry.finished), 0)
         start = max(0, min(first - room // 2, len(entries) - room))
-        columns = ["", "state", *(axis.label for axis in self._sweep.axes), "seed", "F1 on dev", "seconds"]
+        columns = ["", "state", *(_narrow(axis.label) for axis in self._sweep.axes), "seed", "F1 on dev", "seconds"]
         places = range(start, min(len(entries), start + room))
         rows = [self._row(self._sweep.trials[place], entries[place]) for place in places]
         counts = {state: sum(entry.state == state for entry in entries) for state in dict.fromkeys(_STATES)}
@@ -250,30 +251,45 @@ class SweepScreen:
 _STATES = ("done", "running", "waiting", "failed")
 
 
+_VERDICTS = {"not told apart from the best": "tied"}
+
+
 def ranking_table(sweep: Sweep, ranking: Ranking) -> Table:
     """The grid points, the best first, each with its interval and its difference to the best."""
+    several = len(sweep.seeds) > 1
     rows = []
-    for place, rank in enumerate(ranking.ranks, start=1):
+    for rank in ranking.ranks:
         difference = rank.to_best
-        to_best = ["", ""] if difference is None else [signed(difference.difference), _range(difference, signed)]
-        seeds = [" ".join(f"{value:.2f}" for value in rank.by_seed)] if len(sweep.seeds) > 1 else []
-        values = [value_text(value) for value in rank.point]
+        to_best = ["", ""] if difference is None else [signed(difference.difference), _range(difference)]
         interval = "none" if rank.low is None else f"{rank.low:.2f} to {rank.high:.2f}"
-        rows.append([str(place), rank.verdict, *values, f"{rank.f1:.2f}", interval, *seeds, *to_best])
+        scores = [f"{rank.f1:.2f}", interval, *([_texts(rank.by_seed)] if several else [])]
+        rows.append([_VERDICTS.get(rank.verdict, rank.verdict), *map(value_text, rank.point), *scores, *to_best])
     for point, f1 in ranking.unranked:
-        seeds = [" ".join(f"{value:.2f}" for value in f1)] if len(sweep.seeds) > 1 else []
-        words = f"failed with {len(sweep.seeds) - len(f1)} of {len(sweep.seeds)} seeds"
-        rows.append(["-", words, *(value_text(value) for value in point), "", "", *seeds, "", ""])
-    by_seed = [f"F1 of seeds {sweep.seeds[0]}-{sweep.seeds[-1]}"] if len(sweep.seeds) > 1 else []
-    columns = ["", "verdict", *(axis.label for axis in sweep.axes), "F1", "95 % interval", *by_seed]
+        words = f"{len(sweep.seeds) - len(f1)} failed"
+        rows.append([words, *map(value_text, point), "", "", *([_texts(f1)] if several else []), "", ""])
+    by_seed = ["each seed"] if several else []
+    columns = ["", *(_narrow(axis.label) for axis in sweep.axes), "F1", "95 % interval", *by_seed]
     caption = (
-        f"{ranking.samples:,} records of dev in {ranking.files:,} files; points of 100. Intervals are over files, the "
-        "same ones for every row.\nThe best of several is flattered by having been chosen: report it on validation."
+        f"{ranking.samples:,} records of dev in {ranking.files:,} files; points of 100; intervals over files, the same "
+        "ones for all\ntied: not told apart from the best, the interval of the difference holds 0\n"
+        "The best of several is flattered by having been chosen: report it on validation"
     )
-    return table("Ranking", [*columns, "to the best", "95 % interval"], rows, caption, words=2)
+    return table("Ranking", [*columns, "- best", "95 % interval"], rows, caption)
 
 
-def _range(difference: Difference, text: Callable[[float], str]) -> str:
-    if difference.low is None or difference.high is None:
-        return "none"
-    return f"{text(difference.low)} to {text(difference.high)}"
+def _texts(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in values)
+
+
+def _narrow(label: str) -> str:
+    """A field's name broken where it has its joints, for the head of a column of short values."""
+    lines = [""]
+    for part in re.split(r"(?<=[_.])", label):
+        if len(lines[-1]) + len(part) > 12:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line for line in lines if line)
+
+
+def _range(difference: Difference) -> str:
+    return "none" if difference.low is None else interval_text(difference.low, difference.high)

@@ -13,6 +13,7 @@ from distillctl.core.sweep.plan import Configure, Sweep, plan_sweep
 
 if TYPE_CHECKING:
     from distillctl.core.data.corpus import Corpus
+    from distillctl.core.sweep.study import Study
     from distillctl.core.sweep.worker import Objective
 
 
@@ -44,9 +45,9 @@ def run(
     sweep = plan_sweep(configure, grid, seeds=seeds, output=folder, fraction=data_fraction, train_records=records)
     with reporter.task("checking the models"):
         check_models(sweep)
-    claim_folder(folder, sweep)
+    study = _open_study(sweep, folder, storage)
     _introduce(sweep, corpus, records, reporter)
-    _work(sweep, TrainedTrial(corpus), folder, storage, retry_failed, reporter)
+    _work(sweep, study, TrainedTrial(corpus), folder, retry_failed, reporter)
 
 
 def _introduce(sweep: Sweep, corpus: Corpus, records: int, reporter: ConsoleReporter) -> None:
@@ -67,11 +68,24 @@ def _introduce(sweep: Sweep, corpus: Corpus, records: int, reporter: ConsoleRepo
         reporter.note(note)
 
 
+def _open_study(sweep: Sweep, folder: Path, storage: str | None) -> Study:
+    """The study in the given storage, or in a file of the folder, which is the sweep's from then on."""
+    from distillctl.core.sweep.study import Study, sqlite_url
+
+    check_folder(folder, sweep)
+    if storage is not None:  # one that cannot be opened leaves no folder behind
+        study = Study(sweep, storage)
+        claim_folder(folder, sweep)
+        return study
+    claim_folder(folder, sweep)
+    return Study(sweep, sqlite_url(folder / STORAGE))
+
+
 def _work(
     sweep: Sweep,
+    study: Study,
     objective: Objective,
     folder: Path,
-    storage: str | None,
     retry_failed: bool,
     reporter: ConsoleReporter,
 ) -> None:
@@ -79,10 +93,8 @@ def _work(
     from distillctl.core.sweep.folder import write_outcome
     from distillctl.core.sweep.plot import draw_sweep
     from distillctl.core.sweep.ranking import rank
-    from distillctl.core.sweep.study import Study, sqlite_url
     from distillctl.core.sweep.worker import Worker
 
-    study = Study(sweep, storage or sqlite_url(folder / STORAGE))
     try:
         with SweepScreen(reporter, sweep) as screen:
             Worker(sweep, study, objective, screen, retry_failed=retry_failed).work()

@@ -20,14 +20,20 @@ if TYPE_CHECKING:  # whoever only checks a folder needs no Optuna
 RECORD, STORAGE, PICTURE, RANKING, BEST = "sweep.json", "sweep.db", "f1.png", "ranking.json", "best.yaml"
 
 
-def check_folder(folder: Path) -> bool:
-    """Whether a sweep is there already. Raises UsageError for a folder that holds something else."""
+def check_folder(folder: Path, sweep: Sweep | None = None) -> bool:
+    """Whether a sweep is there already; touches nothing.
+
+    Raises UsageError for a folder that holds something else; DataError, naming what differs, for one that holds
+    another sweep than ``sweep``.
+    """
     with creating(folder):
         if not folder.exists() and not folder.is_symlink():
             return False
         if not folder.is_dir():
             raise UsageError(f"{folder}: should be a folder. Choose another -o DIR")
         if (folder / RECORD).is_file():
+            if sweep is not None:
+                check_same(read_json(folder / RECORD).get("definition", {}), sweep.definition, folder)
             return True
         # What a kill may leave before the record is written is no obstacle.
         if any(not entry.name.startswith(f".{RECORD}.") for entry in folder.iterdir()):
@@ -36,13 +42,8 @@ def check_folder(folder: Path) -> bool:
 
 
 def claim_folder(folder: Path, sweep: Sweep) -> None:
-    """Makes the folder a sweep's own, or joins the same sweep in it.
-
-    Raises UsageError (something else is there), or DataError naming what differs from the sweep that is there.
-    """
-    if check_folder(folder):
-        record = read_json(folder / RECORD)
-        check_same(record.get("definition", {}), sweep.definition, folder)
+    """Makes the folder the sweep's own, or joins it there. Raises what :func:`check_folder` does."""
+    if check_folder(folder, sweep):
         return
     with creating(folder):
         folder.mkdir(parents=True, exist_ok=True)
