@@ -191,6 +191,9 @@ class SweepScreen:
         self._mine = None
         if self._live.is_started:
             self._live.stop()
+            for trial, entry in zip(self._sweep.trials, self._entries, strict=False):
+                if entry.reason:  # too long for the table
+                    self._reporter.note(f"{self._place(trial)}: failed: {entry.reason}")
 
     def show(self, entries: Sequence[Entry], mine: int | None) -> None:
         """How every trial stands; ``mine`` is the one that this process is on."""
@@ -216,9 +219,11 @@ class SweepScreen:
             elif entry.reason:
                 words = f"failed: {entry.reason}"
             if words != self._shown.get(trial.number, "waiting"):
-                place = f"{trial.number + 1}/{len(self._sweep.trials)}"
-                self._reporter.note(f"{place} {self._sweep.text(trial)}: {words}")
+                self._reporter.note(f"{self._place(trial)}: {words}")
             self._shown[trial.number] = words
+
+    def _place(self, trial: Trial) -> str:
+        return f"{trial.number + 1}/{len(self._sweep.trials)} {self._sweep.text(trial)}"
 
     def _state(self, number: int, entry: Entry) -> str:
         elsewhere = entry.state == "running" and number != self._mine
@@ -241,8 +246,6 @@ class SweepScreen:
         words, seconds = self._state(trial.number, entry), entry.seconds
         if trial.number == self._mine:
             words, seconds = self._progress or words, time.perf_counter() - self._started
-        elif entry.reason:
-            words = f"failed: {entry.reason}"
         f1 = "" if entry.f1 is None else f"{entry.f1:.2f}"
         values = [value_text(value) for value in (*trial.point, trial.seed)]
         return [str(trial.number + 1), words, *values, f1, "" if seconds is None else f"{seconds:.0f}"]
@@ -256,25 +259,26 @@ _VERDICTS = {"not told apart from the best": "tied"}
 
 def ranking_table(sweep: Sweep, ranking: Ranking) -> Table:
     """The grid points, the best first, each with its interval and its difference to the best."""
-    several = len(sweep.seeds) > 1
+    # With several axes the points' own intervals would not fit on a usual screen; the plot has them.
+    own, several = len(sweep.axes) == 1, len(sweep.seeds) > 1
     rows = []
     for rank in ranking.ranks:
         difference = rank.to_best
         to_best = ["", ""] if difference is None else [signed(difference.difference), _range(difference)]
         interval = "none" if rank.low is None else f"{rank.low:.2f} to {rank.high:.2f}"
-        scores = [f"{rank.f1:.2f}", interval, *([_texts(rank.by_seed)] if several else [])]
+        scores = [f"{rank.f1:.2f}", *[interval] * own, *[_texts(rank.by_seed)] * several]
         rows.append([_VERDICTS.get(rank.verdict, rank.verdict), *map(value_text, rank.point), *scores, *to_best])
     for point, f1 in ranking.unranked:
         words = f"{len(sweep.seeds) - len(f1)} failed"
-        rows.append([words, *map(value_text, point), "", "", *([_texts(f1)] if several else []), "", ""])
-    by_seed = ["each seed"] if several else []
-    columns = ["", *(_narrow(axis.label) for axis in sweep.axes), "F1", "95 % interval", *by_seed]
+        rows.append([words, *map(value_text, point), "", *[""] * own, *[_texts(f1)] * several, "", ""])
+    scores = ["F1", *["95 % interval"] * own, *["each seed"] * several]
     caption = (
         f"{ranking.samples:,} records of dev in {ranking.files:,} files; points of 100; intervals over files, the same "
         "ones for all\ntied: not told apart from the best, the interval of the difference holds 0\n"
         "The best of several is flattered by having been chosen: report it on validation"
     )
-    return table("Ranking", [*columns, "- best", "95 % interval"], rows, caption)
+    columns = ["", *(_narrow(axis.label) for axis in sweep.axes), *scores, "- best", "95 % interval"]
+    return table("Ranking", columns, rows, caption)
 
 
 def _texts(values: Sequence[float]) -> str:

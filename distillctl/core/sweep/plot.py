@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from distillctl.core.analysis.figures import value_text
 from distillctl.core.analysis.plot_lines import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from distillctl.core.analysis.plots import _LOOK, _figure, _png
-from distillctl.core.sweep.grid import Axis, Point, point_key, point_text
+from distillctl.core.sweep.grid import Axis, point_key, point_text
 from distillctl.core.sweep.plan import SPLIT, Sweep
 from distillctl.core.sweep.ranking import Rank, Ranking
 
@@ -27,6 +27,7 @@ _STYLES = (
     (BLACK, "X", "-."),
 )
 _GREY, _INK = "#57606a", "#3d444d"
+_MOST_ROWS = 40
 _WIDE = 30.0
 """Values whose largest is this many times the smallest are shown on a logarithmic axis."""
 
@@ -72,7 +73,7 @@ def _curves(
     marked = places[point_key((best.point[across],))]
     axes.annotate(
         f"best: {best.f1:.2f}",
-        (marked, best.high if best.high is not None else best.f1),
+        (marked, max(best.f1, *best.by_seed, best.high or best.f1)),
         xytext=(0, 6),
         textcoords="offset points",
         ha="center",
@@ -80,7 +81,7 @@ def _curves(
         fontweight="bold",
     )
     axes.set_xlabel(axis.field)
-    axes.margins(x=0.08)
+    axes.margins(x=0.08, y=0.16)  # room for the word above the best
     axes.set_ylabel(f"F1 on {SPLIT}, points of 100")
     if len(lines) > 1:
         figure.legend(loc="outside lower center", ncols=min(len(lines), 3), handlelength=3.2)
@@ -133,29 +134,27 @@ def _draw_line(axes: Any, x: Sequence[float], found: Sequence[Rank], number: int
 
 def _rows(sweep: Sweep, ranking: Ranking) -> Figure:
     """One row a grid point, the best on top."""
-    figure = _figure(1.4 + 0.26 * len(ranking.ranks))
+    ranks = ranking.ranks[:_MOST_ROWS][::-1]
+    figure = _figure(1.4 + 0.26 * len(ranks))
     axes: Any = figure.subplots()
-    for place, rank in enumerate(reversed(ranking.ranks)):
+    for place, rank in enumerate(ranks):
         if rank.low is not None and rank.high is not None:
             axes.plot([rank.low, rank.high], [place, place], color=BLUE, linewidth=2.2, alpha=0.55)
         axes.plot(rank.f1, place, "o", color=BLUE, markersize=6)
         if len(rank.by_seed) > 1:
             axes.plot(rank.by_seed, [place] * len(rank.by_seed), "|", color=_INK, markersize=8)
-    labels = [_shown(sweep.axes, rank.point) for rank in reversed(ranking.ranks)]
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(ranks)), [point_text(sweep.axes, rank.point) for rank in ranks])
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"F1 on {SPLIT}, points of 100")
-    return _titled(figure, sweep, ranking)
+    axes.margins(y=0.5 / len(ranks))
+    shown = "" if len(ranks) == len(ranking.ranks) else f" (the best {len(ranks)} of {len(ranking.ranks)} points)"
+    axes.set_xlabel(f"F1 on {SPLIT}, points of 100{shown}")
+    return _titled(figure, sweep, ranking, side="right")
 
 
-def _shown(axes: Sequence[Axis], point: Point) -> str:
-    return point_text(axes, point)
-
-
-def _titled(figure: Figure, sweep: Sweep, ranking: Ranking) -> Figure:
+def _titled(figure: Figure, sweep: Sweep, ranking: Ranking, side: Literal["left", "right"] = "left") -> Figure:
     seeds = f"mean of {len(sweep.seeds)} seeds (dashes: each)" if len(sweep.seeds) > 1 else f"seed {sweep.seeds[0]}"
     bars = "bars: 95 % intervals over files" if ranking.files > 1 else "no interval: all from one file"
     facts = f"{ranking.samples:,} records of {SPLIT} in {ranking.files:,} files; {seeds}; {bars}"
     figure.suptitle(f"F1 against {', '.join(axis.label for axis in sweep.axes)}", x=0.012, ha="left", fontweight="bold")
-    figure.axes[0].set_title(facts, fontsize=8, color=_GREY)
+    figure.axes[0].set_title(facts, loc=side, fontsize=8, color=_GREY)
     return figure

@@ -80,4 +80,8 @@ def test_many_lines_become_rows() -> None:
     sweep, ranking = ranked(*GRIDS[-1])
     axes = make_figure(sweep, ranking).axes[0]
     assert len(axes.get_yticklabels()) == len(ranking.ranks) == 36
+    more = ranked("beta=1,2,3,4", "objective.focal.gamma=1,2,3,4", "training.learning_rate=0.1,0.2,0.3")
+    axes = make_figure(*more).axes[0]
+    assert len(axes.get_yticklabels()) == 40
+    assert "the best 40 of 48 points" in axes.get_xlabel()
     assert axes.get_yticklabels()[-1].get_text().startswith("semantic_loss_scale=")

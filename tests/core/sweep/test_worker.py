@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -154,6 +155,34 @@ def test_a_worker_that_lost_its_trial_tells_nothing(tmp_path: Path) -> None:
 
     Worker(sweep, study, slept_too_long, Silent()).work()
     assert study.results()[0] == result(9)
+
+
+def test_a_worker_beats_while_it_trains_even_if_the_storage_is_away_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.01)
+    sweep = planned(tmp_path)
+    study, view = study_in(tmp_path, sweep), Silent()
+    beat, away = claims.Claims.beat, [True]
+
+    def sometimes(self: claims.Claims, trial: int, me: str) -> bool:
+        if away.pop() if away else False:
+            raise RunError("the storage does not answer")
+        return beat(self, trial, me)
+
+    monkeypatch.setattr(claims.Claims, "beat", sometimes)
+
+    def objective(trial: Trial, reporter: Reporter) -> Result:
+        deadline = time.monotonic() + 30
+        while study.claims.all()[trial.number].beat < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return result(1)
+
+    Worker(sweep, study, objective, view).work()
+    assert [entry.state for entry in study.entries()] == [DONE] * 3
+    assert not away
+    assert len(view.seen) > 3 * 3
 
 
 def test_a_beat_keeps_others_away_until_it_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
