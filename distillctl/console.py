@@ -16,6 +16,7 @@ from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, NEEDS_C
 from distillctl.core.progress import Task
 
 if TYPE_CHECKING:
+    from distillctl.core.analysis import document
     from distillctl.core.assessment import Assessment
     from distillctl.core.distillation import Outcome
 
@@ -35,6 +36,7 @@ SHOWN_IN_FULL = {
     "contains_assertion": "asserts",
 }
 MOST_KINDS = 12
+TONE_STYLES = {"good": "green", "bad": "bold red", "unsure": "yellow", "plain": ""}
 
 
 class _Bar:
@@ -115,6 +117,13 @@ class ConsoleReporter:
         caption = f"and {rest} smaller ones, in {METRICS_FILE}" if rest else None
         return table(title, ["", "records", *SHOWN.values()], rows, caption)
 
+    def show_table(self, title: str, shown: document.Table, mark: str = "") -> None:
+        """A table of a report, its tones as colours; ``mark`` stands above its caption."""
+        caption = "\n".join(part for part in (mark, shown.caption) if part)
+        rows = [[Text(cell.text, TONE_STYLES[cell.tone]) for cell in row] for row in shown.rows]
+        words = len(shown.columns) - shown.numbers
+        self.console.print(table(title, shown.columns, rows, caption or None, words=words))
+
     def show_facts(self, title: str, facts: Mapping[str, object]) -> None:
         """A table of names and values."""
         rows = [[name, f"{v:,.1f}" if isinstance(v, float) else str(v)] for name, v in facts.items()]
@@ -122,7 +131,12 @@ class ConsoleReporter:
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None, *, words: int = 1
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    caption: str | None = None,
+    *,
+    words: int = 1,
 ) -> Table:
     """A table whose first ``words`` columns are text and whose others are numbers; all of it is shown as it is."""
     below = None if caption is None else Text(caption)
@@ -130,5 +144,5 @@ def table(
     for index, column in enumerate(columns):
         result.add_column(Text(column), justify="left" if index < words else "right", overflow="fold")
     for row in rows:
-        result.add_row(*(Text(cell) for cell in row))
+        result.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return result
