@@ -43,7 +43,7 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
-def set_log(axes: Any, low: float, high: float) -> None:
+def set_log(axes: Any, low: float, high: float, linear_below: float = 1e-3) -> None:
     """A logarithmic axis; a term that is exactly 0 somewhere needs one that is linear near 0."""
     if low > 0:
         axes.set_yscale("log")
@@ -51,7 +51,7 @@ def set_log(axes: Any, low: float, high: float) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 300 else (1.0, 2.0, 5.0)))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
-        axes.set_yscale("symlog", linthresh=1e-3)
+        axes.set_yscale("symlog", linthresh=linear_below)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 

@@ -25,6 +25,8 @@ FIGHTING = -0.5
 # Rounding of the 9 digits in the log, at the edges of bands.
 _EDGE = 1e-6
 _TINY = 1e-300
+# Below this part of the mean a deviation is rounding.
+_SAME = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,10 @@ class Windows:
         number = self.places[place]
         found = values[number : number + self.rows]
         found = found[np.isfinite(found)]
-        return Window(*self.bounds(number), float(found.mean()), float(found.std())) if len(found) else None
+        if not len(found):
+            return None
+        mean, std = float(found.mean()), float(found.std())
+        return Window(*self.bounds(number), mean, std if std > _SAME * abs(mean) else 0.0)
 
 
 def analyse(run: ScalingRun, window: int) -> Scaling:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -42,7 +43,10 @@ class BetaAdvice:
             ``semantic_in_band_now``: with ``current``.
         all_in_band, all_in_band_now: the same for all three pairwise.
         low, high: between them semantic is within 0.5-2x of both in every window; None where there is no such beta.
-        apart: median ratio of the larger to the smaller of focal and jsd, which no beta changes; None with one of them.
+        anchors: what semantic is compared with: focal, jsd, or both.
+        anchors_in_band: share in which focal and jsd lie within 0.5-2x of each other, which no beta changes; ``apart``
+            is the median ratio of the larger to the smaller.
+        first, last: the beta that centres semantic in the first and in the last window.
         keep: whether the current beta is the answer.
     """
 
@@ -56,7 +60,11 @@ class BetaAdvice:
     all_in_band_now: float = 0.0
     low: float | None = None
     high: float | None = None
-    apart: float | None = None
+    anchors: tuple[str, ...] = ()
+    anchors_in_band: float = 1.0
+    apart: float = 1.0
+    first: float | None = None
+    last: float | None = None
     keep: bool = False
 
     @property
@@ -78,7 +86,8 @@ def advise(run: ScalingRun, window: int) -> BetaAdvice:
     if not there.any():
         return BetaAdvice(current=run.beta, by_gradients=_by_gradients(run, others))
     semantic, anchors = semantic[there], anchors[:, there]
-    by_losses = float(np.exp(np.mean(np.log(anchors).mean(axis=0) - np.log(semantic))))
+    centres = np.exp(np.log(anchors).mean(axis=0) - np.log(semantic))
+    by_losses = float(np.exp(np.mean(np.log(centres))))
     low, high = (
         float(np.max(BAND[0] * anchors.max(axis=0) / semantic)),
         float(np.min(BAND[1] * anchors.min(axis=0) / semantic)),
@@ -96,7 +105,11 @@ def advise(run: ScalingRun, window: int) -> BetaAdvice:
         all_in_band_now=now[1],
         low=low if low <= high else None,
         high=high if low <= high else None,
-        apart=float(np.median(anchors.max(axis=0) / anchors.min(axis=0))) if len(others) == 2 else None,
+        anchors=tuple(others),
+        anchors_in_band=float(np.mean(in_band(anchors))),
+        apart=float(np.median(anchors.max(axis=0) / anchors.min(axis=0))),
+        first=float(centres[0]),
+        last=float(centres[-1]),
         keep=now[0] >= ENOUGH or abs(math.log(run.beta / by_losses)) <= math.log(_NEAR),
     )
 
@@ -146,7 +159,8 @@ def command_to_try(run: ScalingRun, advice: BetaAdvice, *, band_met: bool, drown
     if not options:
         return None
     config = ["--config", run.config_file] if run.config_file else []
-    output = f"{run.path.rstrip('/')}-{'-'.join(names)}"
+    base = run.path.rstrip("/") if Path(run.path).name not in ("", "..") else "results/run"
+    output = f"{base}-{'-'.join(names)}"
     return shlex.join(["distillctl", "train", *config, *options, "--output-dir", output])
 
 
@@ -156,11 +170,13 @@ def _beta_options(run: ScalingRun, advice: BetaAdvice, band_met: bool) -> tuple[
         return [], []
     options, names = ["--beta", f"{advice.suggested:g}"], [f"beta-{advice.suggested:g}"]
     if run.balance != "fixed":
-        if advice.within_reach:  # one factor would do what the balance does
+        if band_met:
+            return [], []
+        if advice.within_reach:  # one factor would do what the balance did not
             return [*options, "--set", "objective.balance=fixed"], [*names, "fixed"]
-        return ([], []) if band_met else (options, names)
+        return options, names
     if advice.keep:
         options, names = [], []
-    if advice.apart is not None and not advice.within_reach:
+    if not advice.within_reach:
         options, names = [*options, "--set", "objective.balance=band"], [*names, "band"]
     return options, names

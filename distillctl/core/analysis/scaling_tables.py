@@ -8,13 +8,31 @@ from dataclasses import asdict
 from typing import Any
 
 from distillctl.core.analysis.document import Cell, Table, Tone
-from distillctl.core.analysis.scaling import FIGHTING, PairFigures, Scaling, TermFigures, Window
+from distillctl.core.analysis.figures import digits_text, factor_text, percent_text, steps_text
+from distillctl.core.analysis.scaling import AGAINST, FIGHTING, PairFigures, Scaling, TermFigures, Window
 from distillctl.core.analysis.scaling_verdicts import Assessed
 
 SCHEMA = 1
 """Version of the JSON object; it rises when a name in it changes its meaning."""
 PLACES = ("start", "middle", "end")
 _NOTHING = "-"
+
+
+def facts_line(assessed: Assessed) -> str:
+    """Which run, how long, and over what the figures are taken; one fact or note a line."""
+    run, scaling = assessed.run, assessed.scaling
+    facts = [f"{scaling.rows:,} rows (steps {scaling.first_step:,} to {scaling.last_step:,})"]
+    if run.beta is not None:
+        facts.append(f"beta {run.beta:g}")
+    facts.append(f"balance {run.balance}")
+    if run.share_limit is not None:
+        facts.append(f"share limit {run.share_limit:g}")
+    shortened = f" ({scaling.asked:,} asked, a third of the log at most)" if scaling.window < scaling.asked else ""
+    measured = f"gradients by term in {steps_text(scaling.gradient_steps)}"
+    means = f"Running means over {steps_text(scaling.window)}{shortened}; {measured}"
+    unfinished = [f"UNFINISHED: the run's status is {run.unfinished}"] if run.unfinished else []
+    notes = [f"note: {note}" for note in run.notes]
+    return "\n".join([f"{run.path}: {', '.join(facts)}", means, *unfinished, *notes])
 
 
 def loss_table(scaling: Scaling) -> Table:
@@ -32,7 +50,7 @@ def loss_table(scaling: Scaling) -> Table:
 
 
 def _windows(found: Mapping[str, Window]) -> list[Cell]:
-    return [Cell(f"{found[place].mean:#.3g} ± {found[place].std:.2g}") for place in PLACES]
+    return [Cell(f"{digits_text(found[place].mean)} ± {found[place].std:.2g}") for place in PLACES]
 
 
 def _scale(found: TermFigures) -> str:
@@ -54,7 +72,7 @@ def gradient_table(scaling: Scaling) -> Table:
                 Cell(_share(found.share_reaching)),
             ]
         )
-    return Table(["term", *PLACES, "share", "behind the limit"], rows, numbers=5)
+    return Table(["term", *PLACES, "share", "share behind the limit"], rows, numbers=5)
 
 
 def pair_table(scaling: Scaling) -> Table:
@@ -74,16 +92,16 @@ def pair_table(scaling: Scaling) -> Table:
                 Cell(_share(found.fighting if found.measured else None), "bad" if found.fighting else "plain"),
             ]
         )
-    columns = ["pair", "loss ratio", "in band", "cosine", "lowest", "against", f"below {FIGHTING:g}"]
+    columns = ["pair", "ratio", "in band", "cosine", "lowest", f"< {AGAINST:g}", f"< {FIGHTING:g}"]
     return Table(columns, rows, numbers=6)
 
 
 def _ratio(found: PairFigures) -> str:
-    return _NOTHING if found.ratio is None else f"{found.ratio:.2g}x"
+    return _NOTHING if found.ratio is None else factor_text(found.ratio)
 
 
 def _share(share: float | None) -> str:
-    return _NOTHING if share is None else f"{100 * share:.0f} %"
+    return _NOTHING if share is None else percent_text(share)
 
 
 def to_record(assessed: Assessed) -> dict[str, Any]:
