@@ -154,6 +154,12 @@ class Windows:
         centred = values - np.mean(values)
         return np.sqrt(np.maximum(self.mean(centred**2) - self.mean(centred) ** 2, 0.0))
 
+    def side_by_side(self, values: Column) -> tuple[Column, Column]:
+        """(means, numbers of rows) of windows that cover the log without overlap, so that each row counts once."""
+        starts = np.arange(0, len(values), self.rows)
+        lengths = np.diff(np.append(starts, len(values)))
+        return np.add.reduceat(values, starts) / lengths, lengths.astype(np.float64)
+
     def at(self, place: str, values: Column) -> Window | None:
         """Mean and standard deviation at ``start``, ``middle`` or ``end``; NaN is left out, None if all is."""
         number = self.places[place]

@@ -1,9 +1,9 @@
 """Which beta (``objective.semantic_loss_scale``) would have centred the semantic term, and the command to try it.
 
-By losses: beta = geometric mean over windows of ``sqrt(focal * jsd) / semantic``, running means of the scaled losses of
-focal and jsd and of the raw loss of semantic. That is the middle, on a logarithmic scale, of what lies within 0.5-2x
-of both. By gradient norms: the same with the norms at the logits, weights left out (they follow their schedules).
-Both take losses and gradients as logged: another beta would have trained another student.
+By losses: beta = geometric mean over windows, side by side, of ``sqrt(focal * jsd) / semantic``: means of the scaled
+losses of focal and jsd and of the raw loss of semantic. That is the middle, on a logarithmic scale, of what lies within
+0.5-2x of both. By gradient norms: the same with the norms at the logits, weights left out (they follow schedules). Both
+take losses and gradients as logged: another beta would have trained another student.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ def advise(run: ScalingRun, window: int) -> BetaAdvice:
     # Under fixed scales only semantic has one; what a band did to jsd would not be there.
     anchors = np.array([windows.mean(_fixed(run, term)) for term in others])
     there = (semantic > 0) & np.all(anchors > 0, axis=0)
-    if not there.any():
+    by_losses = _centre(run, others, windows)
+    if by_losses is None or not there.any():
         return BetaAdvice(current=run.beta, by_gradients=_by_gradients(run, others))
     semantic, anchors = semantic[there], anchors[:, there]
     centres = np.exp(np.log(anchors).mean(axis=0) - np.log(semantic))
-    by_losses = float(np.exp(np.mean(np.log(centres))))
     low, high = (
         float(np.max(BAND[0] * anchors.max(axis=0) / semantic)),
         float(np.min(BAND[1] * anchors.min(axis=0) / semantic)),
@@ -112,6 +112,17 @@ def advise(run: ScalingRun, window: int) -> BetaAdvice:
         last=float(centres[-1]),
         keep=now[0] >= ENOUGH or abs(math.log(run.beta / by_losses)) <= math.log(_NEAR),
     )
+
+
+def _centre(run: ScalingRun, others: list[str], windows: Windows) -> float | None:
+    """The geometric mean of the centring betas, each row of the log counting once; None where there is none."""
+    semantic, rows = windows.side_by_side(run.columns["loss_semantic"])
+    anchors = np.array([windows.side_by_side(_fixed(run, term))[0] for term in others])
+    there = (semantic > 0) & np.all(anchors > 0, axis=0)
+    if not there.any():
+        return None
+    logs = np.log(anchors[:, there]).mean(axis=0) - np.log(semantic[there])
+    return float(np.exp(np.average(logs, weights=rows[there])))
 
 
 def _fixed(run: ScalingRun, term: str) -> Column:

@@ -55,7 +55,7 @@ def auxiliary_figures(run: ScalingRun) -> AuxiliaryFigures | None:
     """Of a run's rows; None where there are no terms of both kinds, or none of them ever has a gradient."""
     terms = tuple(term for term in run.trained if term not in PRIMARY_TERMS)
     primary, auxiliary = run.columns["grad_norm_primary"], run.columns["grad_norm_auxiliary"]
-    there = primary > 0
+    there = (primary > 0) & np.isfinite(auxiliary)
     if not terms or not there.any():
         return None
     clip = run.columns["auxiliary_clip"][there]

@@ -18,7 +18,8 @@ from distillctl.core.run_dir.step_table import Column, not_finite, read_step_tab
 STEP_LOG = "step_metrics.csv"
 _PER_TERM = ("loss", "scale", "weight", "grad_norm")
 _NO_TERMS = ("total", "primary", "auxiliary")
-_EVERY_STEP = ("grad_norm_primary", "grad_norm_auxiliary", "auxiliary_clip")
+_GROUPS = ("grad_norm_primary", "grad_norm_auxiliary")
+_CLIP = "auxiliary_clip"
 # Scales that differ by less were written with 9 digits, not changed.
 _SAME = 1e-6
 
@@ -108,7 +109,7 @@ def _terms(columns: Mapping[str, Column], log: Path) -> tuple[str, ...]:
         raise DataError(f"{log}:1: names no loss term (there is no column loss_<term>). Restore the file of the run")
     needed = [f"{kind}_{term}" for term in terms for kind in _PER_TERM]
     needed += [f"grad_cos_{first}_{second}" for first, second in combinations(terms, 2)]
-    missing = [name for name in (*needed, *_EVERY_STEP) if name not in columns]
+    missing = [name for name in (*needed, *_GROUPS, _CLIP) if name not in columns]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         plural = "columns" if len(missing) > 1 else "column"
@@ -124,9 +125,9 @@ def _check_finite(columns: Mapping[str, Column], terms: Sequence[str], log: Path
     every = [f"{kind}_{term}" for term in terms for kind in ("loss", "scale", "weight")]
     measured = [f"grad_norm_{term}" for term in terms]
     cosines = [f"grad_cos_{first}_{second}" for first, second in combinations(terms, 2)]
-    for name in (*every, *_EVERY_STEP):
+    for name in (*every, _CLIP):
         _refuse(~np.isfinite(columns[name]), name, columns, log)
-    for name in (*measured, *cosines):
+    for name in (*measured, *cosines, *_GROUPS):
         _refuse(np.isinf(columns[name]), name, columns, log)
     some = np.any([np.isfinite(columns[name]) for name in measured], axis=0)
     for name in measured:

@@ -88,9 +88,10 @@ def _damage(path: Path) -> DataError:
 
 def not_finite(path: Path, line: int, name: str, value: float | None) -> DataError:
     """What to say of a NaN, an infinity or a blank where a number must stand."""
-    found = "is blank" if value is None else f"is {value}"
+    if value is None:
+        return DataError(f"{path}:{line}: {name} is blank. Restore the file that the training wrote")
     return DataError(
-        f"{path}:{line}: {name} {found}, so there is no scale to analyse from there on. Train again with a lower "
+        f"{path}:{line}: {name} is {value}, so there is no scale to analyse from there on. Train again with a lower "
         "learning rate, or restore the file that the training wrote"
     )
 
