@@ -29,7 +29,11 @@ def p_equation(value: float) -> str:
 
 
 def factor_text(value: float) -> str:
-    """A ratio in two digits, large ones in full: ``0.056x``, ``5x``, ``1,230x``."""
+    """A ratio in two digits, large ones in full: ``0.056x``, ``5x``, ``1,230x``; beyond a million, that."""
+    if value >= 1e6:
+        return "> 1,000,000x"
+    if value < 1e-6:
+        return "0x"
     return f"{value:,.0f}x" if value >= 10 else f"{value:.2g}x"
 
 

@@ -47,7 +47,16 @@ def test_values(value: object, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.05601, "0.056x"), (5.0, "5x"), (9.94, "9.9x"), (17.2, "17x"), (1234.5, "1,234x")]
+    ("value", "text"),
+    [
+        (0.05601, "0.056x"),
+        (5.0, "5x"),
+        (9.94, "9.9x"),
+        (17.2, "17x"),
+        (1234.5, "1,234x"),
+        (1e300, "> 1,000,000x"),
+        (1e-300, "0x"),
+    ],
 )
 def test_factors(value: float, text: str) -> None:
     assert factor_text(value) == text
