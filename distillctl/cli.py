@@ -47,8 +47,20 @@ TEACH_BASE: Mapping[str, Any] = {
 }
 """Where ``teach`` starts from otherwise than ``train``: a new model, on all records."""
 
+ALIASES: Mapping[str, str] = {"analyze-scaling": "analyse-scaling"}
+"""Other spellings of commands, accepted and not listed."""
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands by their names and by :data:`ALIASES`."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name))
+
+
 app = typer.Typer(
     name="distillctl",
+    cls=_Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -424,6 +436,34 @@ def report(
         from distillctl.commands import report as command
 
         command.run(baseline, candidate, split=split, output=output, allow_unfinished=allow_unfinished, check=check)
+
+
+@app.command(name="analyse-scaling")
+def analyse_scaling(
+    path: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, as train left it.")],
+    window: Annotated[
+        int,
+        typer.Option(
+            "--window",
+            metavar="N",
+            help="Optimizer steps of a running mean, a third of the log at most.",
+            show_default=True,
+        ),
+    ] = 100,
+    check: Annotated[
+        bool, typer.Option("--check", help="End with exit code 4 unless requests 1.4 and 1.5 are met.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show whether a run's loss terms are balanced, in losses and in gradients, and what to change.
+
+    Reads step_metrics.csv; writes loss_scaling.json and plots to the run's analysis/.
+    """
+    with errors_as_exit_codes(debug):
+        from distillctl.commands import analyse_scaling as command
+
+        command.run(path, window=window, check=check, as_json=as_json)
 
 
 def resolve(

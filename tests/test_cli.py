@@ -18,7 +18,7 @@ from distillctl import cli
 from distillctl.core.config import load_config
 from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, UsageError
 
-COMMANDS = ("train", "teach", "prepare", "evaluate", "report", "sweep")
+COMMANDS = ("train", "teach", "prepare", "evaluate", "report", "analyse-scaling", "sweep")
 
 
 @dataclass
@@ -42,7 +42,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     package = ModuleType("distillctl.commands")
     monkeypatch.setitem(sys.modules, "distillctl.commands", package)
-    for name in COMMANDS:
+    for name in (command.replace("-", "_") for command in COMMANDS):
         module = ModuleType(f"distillctl.commands.{name}")
         module.run = recorder.command(name)  # type: ignore[attr-defined]
         setattr(package, name, module)
@@ -204,6 +204,33 @@ def test_a_sweep_is_one_call_with_a_way_to_configure(
     assert configure(over) == load_config(settings=[*settings, "objective.beta=2", "seed=99"])
 
 
+PLAIN_SCALING = {"window": 100, "check": False, "as_json": False}
+
+# argv, the other arguments of the call
+SCALINGS: list[tuple[str, dict[str, Any]]] = [
+    ("analyse-scaling r", PLAIN_SCALING),
+    ("analyze-scaling r", PLAIN_SCALING),
+    ("analyse_scaling r --check", PLAIN_SCALING | {"check": True}),
+    ("analyze_scaling r", PLAIN_SCALING),
+    ("analyse-scaling r --window 7 --json", PLAIN_SCALING | {"window": 7, "as_json": True}),
+]
+
+
+@pytest.mark.parametrize(("line", "options"), SCALINGS, ids=[call[0] for call in SCALINGS])
+def test_an_analysis_of_scales_is_one_call_by_either_spelling(
+    line: str, options: dict[str, Any], recorder: Recorder
+) -> None:
+    assert cli.run(line.split()) == 0
+    assert recorder.calls == [("analyse_scaling", "r", options)]
+
+
+def test_the_other_spelling_is_not_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "analyse-scaling" in shown
+    assert "analyze" not in shown
+
+
 def test_config_files_lie_below_settings(recorder: Recorder) -> None:
     assert cli.run(["train", "--config", "trident", "--set", "seed=5", "--beta", "2"]) == 0
     expected = load_config(["trident"], ["seed=5", "objective.beta=2.0"])
@@ -269,6 +296,10 @@ BAD_COMMAND_LINES = [
     ("sweep --grid beta=3 --data-fractio 0.1", "did you mean --data-fraction?"),
     ("report --baseline a", "missing option '--candidate'"),
     ("report --candidate b", "missing option '--baseline'"),
+    ("analyse-scaling", "missing argument"),
+    ("analyse-scaling r --window x", "--window"),
+    ("analyse-scaling r --windw 3", "unknown option --windw: did you mean --window?"),
+    ("analyse-scalling r", "did you mean 'analyse-scaling'?"),
     ("report --baseline a --candidate b --baselin c", "unknown option --baselin: did you mean --baseline?"),
 ]
 
@@ -349,7 +380,15 @@ def test_the_exit_code_reaches_the_shell() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["report", "--help"], ["sweep", "--help"], ["--version"], ["train", "--bta"]],
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["report", "--help"],
+        ["analyse-scaling", "--help"],
+        ["sweep", "--help"],
+        ["--version"],
+        ["train", "--bta"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (

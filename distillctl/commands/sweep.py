@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillctl.console import ConsoleReporter, SweepScreen, ranking_table
+from distillctl.console import ConsoleReporter
 from distillctl.core.sweep.folder import BEST, PICTURE, STORAGE, check_folder, claim_folder
 from distillctl.core.sweep.plan import Configure, Sweep, plan_sweep
+from distillctl.sweep_screen import SweepScreen, ranking_table
 
 if TYPE_CHECKING:
     from distillctl.core.data.corpus import Corpus

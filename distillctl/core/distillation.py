@@ -143,6 +143,7 @@ def cross_entropy_only(config: Config) -> Config:
             "contrastive": objective.contrastive.model_copy(update={"weight": off, "log_only": False}),
             "critical_tokens": objective.critical_tokens.model_copy(update={"weight": 1.0}),
             "max_auxiliary_share": None,
+            "balance": "fixed",
         }
     )
     return config.model_copy(update={"objective": changed})

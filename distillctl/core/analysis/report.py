@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
-from distillctl.core.analysis.acceptance import Criterion
 from distillctl.core.analysis.comparison import Comparison
+from distillctl.core.analysis.criterion import Criterion, criteria_table
 from distillctl.core.analysis.differing import DifferingSample, DifferingSamples, differing_samples
 from distillctl.core.analysis.document import (
     Block,
@@ -22,8 +22,8 @@ from distillctl.core.analysis.document import (
 from distillctl.core.analysis.settings import odd_ones_out, unlike_data
 from distillctl.core.analysis.summary import headline_tiles, summary
 from distillctl.core.analysis.tables import (
-    acceptance_table,
     before_after_table,
+    beside_table,
     groups_table,
     provenance_table,
     seeds_table,
@@ -45,10 +45,11 @@ def build_report(comparison: Comparison, criteria: Sequence[Criterion]) -> Docum
         Paragraph(summary(comparison, criteria)),
         headline_tiles(comparison, criteria),
         Heading("Acceptance"),
-        acceptance_table(criteria),
+        criteria_table(criteria),
         Heading("Before and after"),
         before_after_table(comparison),
         Picture("differences.png", "Difference of each metric with its 95 % interval"),
+        *_beside(comparison),
         *_seeds(comparison),
         *_training(),
         *_breakdown(comparison),
@@ -70,6 +71,13 @@ def notes_of(comparison: Comparison) -> list[str]:
     notes += unlike_data(comparison.runs)
     notes += odd_ones_out(comparison.baselines, "baseline") + odd_ones_out(comparison.candidates, "candidate")
     return list(dict.fromkeys(notes))
+
+
+def _beside(comparison: Comparison) -> Iterable[Block]:
+    table = beside_table(comparison)
+    if table is not None:
+        yield Heading("Beside them", 3)
+        yield table
 
 
 def _seeds(comparison: Comparison) -> Iterable[Block]:
@@ -170,7 +178,8 @@ def _provenance(comparison: Comparison) -> Iterable[Block]:
     yield Bullets(
         [
             "Every figure is computed from `predictions.jsonl` and `step_metrics.csv` of the runs; nothing is copied "
-            "from what the runs said about themselves, but seconds and provenance.",
+            "from what the runs said about themselves, but seconds, provenance and the scores of other systems beside "
+            "them.",
             "F1 is micro-averaged over each sample's set of exact assertion lines; BLEU and chrF are sacrebleu's.",
             "The interval draws whole files with replacement, the same ones for both arms and all seeds (BCa, "
             f"{RESAMPLES:,} draws, fixed seed). It says what other files would have changed, not what another training "

@@ -30,7 +30,11 @@ class Overhead:
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """One run. ``rows`` are its predictions scored again, ``sums`` what each adds to the metrics [N, k]."""
+    """One run. ``rows`` are its predictions scored again, ``sums`` what each adds to the metrics [N, k].
+
+    ``beside`` are the scores (points) of other systems on the same samples, as the evaluation noted them: system ->
+    metric -> score.
+    """
 
     path: str
     record: Mapping[str, Any]
@@ -41,6 +45,7 @@ class RunData:
     sums: FloatArray
     steps: StepRows
     inputs: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     overhead: Overhead | None = None
     notes: tuple[str, ...] = ()
 
@@ -93,6 +98,7 @@ def read_run(path: str, split: str, *, allow_unfinished: bool = False) -> RunDat
         sums=sample_sums(rows),
         steps=steps,
         inputs={row["id"]: row["input"] for row in stored if isinstance(row.get("input"), str)},
+        beside=_read_beside(metrics, folder / METRICS_FILE),
         overhead=_read_overhead(run.path / "analysis" / OVERHEAD_FILE, path),
         notes=tuple(notes),
     )
@@ -126,6 +132,16 @@ def _read_evaluation(run: RunDirectory, split: str, folder: Path) -> tuple[dict[
     if not isinstance(metrics.get("decoding"), dict):
         raise DataError(f"{where}: no provenance: it lacks the decoding settings. Score the run again")
     return metrics, rows
+
+
+def _read_beside(metrics: Mapping[str, Any], where: Path) -> Mapping[str, Mapping[str, float]]:
+    beside = metrics.get("beside", {})
+    systems = beside.values() if isinstance(beside, Mapping) else [None]
+    numbers = (value for scores in systems if isinstance(scores, Mapping) for value in scores.values())
+    if not all(isinstance(scores, Mapping) for scores in systems) or not all(map(_is_number, numbers)):
+        raise DataError(f"{where}: beside should be scores of systems, in points. Score the run again")
+    found: Mapping[str, Mapping[str, float]] = beside
+    return found
 
 
 def _rescore(stored: Sequence[Mapping[str, Any]], where: Path) -> Sequence[Mapping[str, Any]]:
@@ -168,5 +184,9 @@ def _read_overhead(file: Path, path: str) -> Overhead | None:
     return Overhead(median, low, high, where)
 
 
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_positive(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return _is_number(value) and value > 0

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from distillctl.core.analysis.acceptance import Criterion
 from distillctl.core.analysis.comparison import Comparison, Group
-from distillctl.core.analysis.document import Cell, Table, Tone
+from distillctl.core.analysis.document import Cell, Table
 from distillctl.core.analysis.figures import interval_text, p_text, signed
 from distillctl.core.analysis.names import METRIC_TITLES
 from distillctl.core.analysis.run_data import RunData
 from distillctl.core.analysis.settings import provenance, setting_differences
 from distillctl.core.evaluation.significance import Difference
 
-TONES: dict[str, Tone] = {
-    "met": "good",
-    "not met": "bad",
-    "met, not significant": "unsure",
-    "not measured": "unsure",
-}
 MOST_GROUPS = 20
-SEED_METRICS = ("f1", "exact_match", "valid_syntax", "edit_similarity", "bleu")
+MAIN_METRICS = ("f1", "exact_match", "valid_syntax", "edit_similarity", "bleu")
 
 
 def before_after_table(comparison: Comparison) -> Table:
@@ -45,13 +38,34 @@ def before_after_table(comparison: Comparison) -> Table:
     return Table(columns, rows, numbers=5, caption=caption)
 
 
-def acceptance_table(criteria: Sequence[Criterion]) -> Table:
-    """Each criterion, what was measured, and the verdict."""
-    rows = [
-        [Cell(one.name), Cell(one.verdict, TONES[one.verdict]), Cell(one.requirement), Cell(one.measured)]
-        for one in criteria
-    ]
-    return Table(["criterion", "verdict", "required", "measured"], rows)
+def beside_table(comparison: Comparison) -> Table | None:
+    """What the arms' figures are to be held against: trivial answers, the teacher, each student before training.
+
+    A system that scored the same in all runs that have it is one row, else each run's score is one; None where no run
+    has any.
+    """
+    names = arm_names(len(comparison.baselines))
+    rows = []
+    for system in dict.fromkeys(name for run in comparison.runs for name in run.beside):
+        having = [(name, run) for name, run in zip(names, comparison.runs, strict=True) if system in run.beside]
+        scores = {name: run.beside[system] for name, run in having}
+        values = [tuple(_score(found, metric) for metric in MAIN_METRICS) for found in scores.values()]
+        titles = [system] if len(set(values)) == 1 else [f"{system} ({name})" for name in scores]
+        rows += [
+            [Cell(title), *(Cell(text) for text in found)]
+            for title, found in zip(titles, dict.fromkeys(values) if len(titles) == 1 else values, strict=True)
+        ]
+    if not rows:
+        return None
+    caption = (
+        "Points of 100, on the same samples, as each evaluation noted them. A student worth having beats the two "
+        "answers that need no model; the teacher is what it learns from."
+    )
+    return Table(["system", *(METRIC_TITLES[name] for name in MAIN_METRICS)], rows, numbers=5, caption=caption)
+
+
+def _score(scores: Mapping[str, float], metric: str) -> str:
+    return f"{scores[metric]:.2f}" if metric in scores else "not measured"
 
 
 def seeds_table(comparison: Comparison) -> Table:
@@ -60,7 +74,7 @@ def seeds_table(comparison: Comparison) -> Table:
     columns = ["delta of", *(f"pair {n} (seeds {seed_of(a)}, {seed_of(b)})" for n, (a, b) in enumerate(pairs, start=1))]
     columns += ["mean over pairs", "95 % t interval", "A/A: baseline 2 - baseline 1"]
     rows = []
-    for name in SEED_METRICS:
+    for name in MAIN_METRICS:
         spread = comparison.seeds[name]
         rows.append(
             [

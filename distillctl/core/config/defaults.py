@@ -23,6 +23,9 @@ Equal losses are not equal gradients: ``objective.max_auxiliary_share`` bounds w
 this is.
 """
 
+BALANCE: Final = "band"
+"""``objective.balance``: beta is where the semantic scale starts, and it follows the losses from there."""
+
 MAX_AUXILIARY_SHARE: Final = 0.3
 """``objective.max_auxiliary_share``. Measured without it, one epoch of 36,000 records: the auxiliary gradient
 at the logits was ten times the primary one and orthogonal to it, and F1 was 3.5, against 9.2 with this

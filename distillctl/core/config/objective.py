@@ -154,8 +154,10 @@ class ObjectiveConfig(Section):
         le=1000,
         description="Factor (beta) of the semantic loss before its weight; `beta` is accepted as its name.",
     )
-    balance: Literal["fixed"] = Field(
-        default="fixed", description="How the terms' scales are set. fixed: they stay what they are given as."
+    balance: Literal["fixed", "band"] = Field(
+        default=defaults.BALANCE,
+        description="How the terms' scales are set. fixed: they stay what they are given as. band: the scaled losses "
+        "of focal, jsd and semantic are held within 2x of each other, beginning from semantic_loss_scale.",
     )
     max_auxiliary_share: Annotated[float, Field(gt=0, le=10)] | None = Field(
         default=defaults.MAX_AUXILIARY_SHARE,

@@ -80,7 +80,8 @@ class StudentConfig(Section):
     )
     init: Text = Field(
         default="teacher-layers",
-        description="First weights: teacher-layers, random, pretrained (those of student.model), or a path "
+        description="First weights: teacher-layers, random, induction (random with heads that copy; T5), "
+        "pretrained (those of student.model), or a path "
         "or name. "
         "null: teacher-layers for the embedded student, pretrained for any other.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, get_args
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distillctl.core.errors import RunError, UsageError
 from distillctl.core.losses.auxiliary import ShareLimit
+from distillctl.core.losses.balance import BandBalance
 from distillctl.core.losses.schedules import LinearSchedule
 from distillctl.core.losses.step_report import StepReport, check_finite
 from distillctl.core.losses.term import Group, LossBatch, StudentOutputs, Term
@@ -44,11 +45,11 @@ class Objective:
     Args:
         terms: at least one, names distinct.
         schedules: weight of each term over whole-run progress 0..1.
-        scales: factor of each term, 1 where absent (semantic: beta). ``self.scales`` is the one place where a
-            later balance changes them, between steps.
+        scales: factor of each term, 1 where absent (semantic: beta).
         log_only: names that are computed and logged but never enter gradient or total.
         share_limit: limits the auxiliary gradient, see :class:`ShareLimit`; None leaves it alone.
         sum_over_ranks: sums a 1-d tensor over all ranks; called once per step.
+        balance: corrects ``self.scales`` between steps, see :class:`BandBalance`; None keeps them fixed.
 
     Raises:
         UsageError: terms are missing or doubled, a term has no schedule, or a name is unknown.
@@ -62,6 +63,7 @@ class Objective:
         log_only: Collection[str] = (),
         share_limit: ShareLimit | None = None,
         sum_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+        balance: BandBalance | None = None,
     ) -> None:
         self.terms = tuple(terms)
         self.names = tuple(term.name for term in terms)
@@ -69,9 +71,10 @@ class Objective:
         self.scales = {name: float((scales or {}).get(name, 1.0)) for name in self.names}
         self.log_only = frozenset(log_only)
         self.share_limit = share_limit
+        self.balance = balance
         self._sum_over_ranks = sum_over_ranks
         self._step: _Step | None = None
-        self._check({*(scales or {}), *log_only})
+        self._check({*(scales or {}), *log_only, *(balance.base if balance is not None else {})})
 
     def _check(self, named: set[str]) -> None:
         if not self.terms or len(set(self.names)) != len(self.names):
@@ -83,7 +86,7 @@ class Objective:
             )
         if named - set(self.names):
             raise UsageError(
-                f"scales or log_only name no term of {list(self.names)}: {sorted(named - set(self.names))}."
+                f"scales, log_only or balance name no term of {list(self.names)}: {sorted(named - set(self.names))}."
             )
         if not all(math.isfinite(scale) and scale >= 0 for scale in self.scales.values()):
             raise UsageError(f"A scale should be finite and >= 0. Found {self.scales}.")
@@ -199,13 +202,14 @@ class Objective:
             raise RunError("Objective: call begin_step before logit_gradient and end_step.")
         return self._step
 
-    def end_step(self, observe: bool = True) -> StepReport:
-        """Reduce over ranks, read once, check, and let the share limit see the step's norms.
+    def end_step(self, observe: bool = True, rebalance: bool = True) -> StepReport:
+        """Reduce over ranks, read once, check, and let the share limit and the balance see the step.
 
         Call it before the optimizer's step, so that a step that is not finite changes no parameter.
 
         Args:
             observe: False leaves the share limit's running norms as they are.
+            rebalance: False leaves the balance and with it the scales as they are.
 
         Raises:
             RunError: no step was begun, or a loss or gradient is not finite; the term is named.
@@ -215,6 +219,10 @@ class Objective:
         check_finite(report)
         if observe and self.share_limit is not None:
             self.share_limit.observe(report.grad_norm_primary, report.grad_norm_auxiliary)
+        if rebalance and self.balance is not None:
+            began = self.balance.observe(report.losses, report.counts)
+            self.scales |= self.balance.scales
+            report = replace(report, rebalanced=began)
         return report
 
     def _read(self, step: _Step) -> tuple[dict[str, float], dict[Any, float]]:
@@ -259,26 +267,29 @@ class Objective:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Scales and the share limit's running norms, JSON-able."""
+        """Scales, the share limit's running norms and the balance, JSON-able."""
         limit = None if self.share_limit is None else self.share_limit.state_dict()
-        return {"scales": dict(self.scales), "share_limit": limit}
+        balance = None if self.balance is None else self.balance.state_dict()
+        return {"scales": dict(self.scales), "share_limit": limit, "balance": balance}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave.
 
         Raises:
-            RunError: the state belongs to an objective with other terms, or with or without a share limit.
+            RunError: the state belongs to an objective with other terms, or with or without a share limit or balance.
         """
-        theirs = (sorted(state["scales"]), state["share_limit"] is not None)
-        mine = (sorted(self.names), self.share_limit is not None)
+        theirs = (sorted(state["scales"]), state["share_limit"] is not None, state.get("balance") is not None)
+        mine = (sorted(self.names), self.share_limit is not None, self.balance is not None)
         if theirs != mine:
             raise RunError(
-                f"(terms, share limit) of the checkpoint's objective are {theirs}, this run's {mine}: resume "
+                f"(terms, share limit, balance) of the checkpoint's objective are {theirs}, this run's {mine}: resume "
                 "with the run's own config."
             )
         self.scales = {name: float(state["scales"][name]) for name in self.names}
         if self.share_limit is not None:
             self.share_limit.load_state_dict(state["share_limit"])
+        if self.balance is not None:
+            self.balance.load_state_dict(state["balance"])
 
 
 def _add(into: dict[Any, Tensor], key: Any, value: Tensor) -> None:

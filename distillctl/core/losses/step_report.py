@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distillctl.core.errors import RunError
 
@@ -22,6 +22,7 @@ class StepReport:
         grad_cosines: cosine per pair (a, b); None where a gradient is 0; empty unless taken separately.
         grad_norm_primary, grad_norm_auxiliary: norms of the two groups' gradients at the logits, unclipped.
         auxiliary_clip: the factor that was applied to the auxiliary gradient in this step.
+        rebalanced: ratio to the reference term, of the terms whose scale begins to be corrected after this step.
     """
 
     counts: dict[str, float]
@@ -35,6 +36,7 @@ class StepReport:
     grad_norm_primary: float
     grad_norm_auxiliary: float
     auxiliary_clip: float
+    rebalanced: dict[str, float] = field(default_factory=dict)
 
 
 def check_finite(report: StepReport) -> None:

@@ -68,11 +68,13 @@ def start_with_induction_heads(model: Any) -> None:
     part = torch.eye(len(short))[: len(short) // 2]
     rest = torch.eye(len(short))[len(short) // 2 :]
     scale = (2 * _SURE / len(short)) ** 0.5
+    # what is found must outweigh the current token, which is in the residual stream too
+    alone = 1.0 if len(cross) > 1 else 3.0
     for index in (0, 1):
         values = code[index * head : (index + 1) * head]
         first = cross[0]
         _look(first, index, head, [(own, scale * short)], [(before, scale * whole)])
-        _write(first, index, head, own, values, own, values.T)
+        _write(first, index, head, own, values, own, alone * values.T)
         if len(cross) > 1:
             last = cross[-1]
             looked = [(own, scale * part @ short), (before, scale * rest)]

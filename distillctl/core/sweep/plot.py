@@ -9,9 +9,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from distillctl.core.analysis.drawing import LOOK, new_figure, to_png
 from distillctl.core.analysis.figures import value_text
 from distillctl.core.analysis.plot_lines import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
-from distillctl.core.analysis.plots import _LOOK, _figure, _png
 from distillctl.core.sweep.grid import Axis, point_key, point_text
 from distillctl.core.sweep.plan import SPLIT, Sweep
 from distillctl.core.sweep.ranking import Rank, Ranking
@@ -34,8 +34,8 @@ _WIDE = 30.0
 
 def draw_sweep(sweep: Sweep, ranking: Ranking) -> bytes:
     """The picture as PNG bytes, the same every time."""
-    with mpl.rc_context(_LOOK):
-        return _png(make_figure(sweep, ranking))
+    with mpl.rc_context(LOOK):
+        return to_png(make_figure(sweep, ranking))
 
 
 def make_figure(sweep: Sweep, ranking: Ranking) -> Figure:
@@ -50,7 +50,7 @@ def make_figure(sweep: Sweep, ranking: Ranking) -> Figure:
         titles[point_key(rest)] = point_text([sweep.axes[place] for place in others], rest)
         if (found := by_point.get(point_key(point))) is not None:
             lines.setdefault(point_key(rest), []).append(found)
-    with mpl.rc_context(_LOOK):
+    with mpl.rc_context(LOOK):
         if len(lines) > len(_STYLES):
             return _rows(sweep, ranking)
         return _curves(sweep, ranking, across, lines, titles)
@@ -60,7 +60,7 @@ def _curves(
     sweep: Sweep, ranking: Ranking, across: int, lines: Mapping[str, Sequence[Rank]], titles: Mapping[str, str]
 ) -> Figure:
     axis = sweep.axes[across]
-    figure = _figure(4.0)
+    figure = new_figure(4.0)
     axes: Any = figure.subplots()
     places = _places(axes, axis)
     for number, (key, found) in enumerate(lines.items()):
@@ -135,7 +135,7 @@ def _draw_line(axes: Any, x: Sequence[float], found: Sequence[Rank], number: int
 def _rows(sweep: Sweep, ranking: Ranking) -> Figure:
     """One row a grid point, the best on top."""
     ranks = ranking.ranks[:_MOST_ROWS][::-1]
-    figure = _figure(1.4 + 0.26 * len(ranks))
+    figure = new_figure(1.4 + 0.26 * len(ranks))
     axes: Any = figure.subplots()
     for place, rank in enumerate(ranks):
         if rank.low is not None and rank.high is not None:

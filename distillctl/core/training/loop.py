@@ -39,7 +39,7 @@ from distillctl.core.training.interrupts import InterruptFlag
 from distillctl.core.training.memory import peak_memory_mb
 from distillctl.core.training.optimisation import learning_rate_factor, make_optimizers, set_learning_rate
 from distillctl.core.training.step_inputs import Guides, StepInputs, StepLoader, plan_steps
-from distillctl.core.training.step_row import progress_note, report_columns
+from distillctl.core.training.step_row import progress_note, rebalance_note, report_columns
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class Trainer:
         )
         self._factor = learning_rate_factor(config.training, self.plan.steps)
         self.state = TrainerState(0, 0, config.fingerprint(), data_fingerprint, {})
+        self.rebalanced: dict[str, float] = {}  # what the last step's report says of it
 
     # --- a run ------------------------------------------------------------------------------------------------
 
@@ -127,6 +128,8 @@ class Trainer:
         with log, InterruptFlag() as interrupt, reporter.task("training", self.plan.steps) as task:
             for number in range(first, self.plan.steps):
                 row = self._step(number)
+                for name, ratio in self.rebalanced.items():
+                    reporter.note(rebalance_note(number + 1, name, ratio, row[f"scale_{name}"]))
                 ended = number + 1 == self.plan.steps
                 # What a gradient step measured was paid for: its row is written whatever logging.steps says.
                 if (number + 1) % self.config.logging.steps == 0 or self._measures_gradients(number) or ended:
@@ -193,6 +196,7 @@ class Trainer:
                 # Data-parallel training averages gradients over processes; the objective's counts are global sums.
                 logits.backward(gradient * self.accelerator.num_processes)
         report = self._end_step(number)
+        self.rebalanced = report.rebalanced
         total_norm = self._clip(number)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -298,6 +302,6 @@ class Trainer:
             with torch.no_grad():
                 logits = self._logits(self.student, micro)
             self.objective.logit_gradient(self._outputs(logits), self._with_teacher(batch, micro))
-        self.objective.end_step()
+        self.objective.end_step(rebalance=False)  # step 1 has the scales that were asked for
         torch.set_rng_state(random_state)  # dropout of step 1 does not depend on what was measured before it
         return norms

@@ -34,3 +34,11 @@ def progress_note(row: Mapping[str, float | int | None]) -> str:
         if name.startswith("loss_") and name != "loss_total" and value is not None
     )
     return f"loss {row['loss_total']:.3f} ({losses})  {row['tokens_per_second']:.0f} tokens/s"
+
+
+def rebalance_note(step: int, name: str, ratio: float, scale: float | None) -> str:
+    """One line for the moment when the balance begins to correct a term's scale."""
+    return (
+        f"step {step:,}: the scaled {name} loss is {ratio:.2g} times its reference's; "
+        f"scale_{name} moves from {scale:.3g} until they are alike"
+    )

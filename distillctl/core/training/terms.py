@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distillctl.core.config.objective import ObjectiveConfig
 from distillctl.core.losses.auxiliary import ShareLimit
+from distillctl.core.losses.balance import BandBalance, balanced_terms
 from distillctl.core.losses.objective import Objective
 from distillctl.core.losses.registry import make_term
 from distillctl.core.losses.schedules import LinearSchedule
@@ -38,11 +39,14 @@ def make_objective(
     }
     active = settings.active_terms
     weights = {name: settings.terms[name].weight for name in active}
+    scales = {"semantic": settings.semantic_loss_scale} if "semantic" in active else {}
+    balanced = {name: scales.get(name, 1.0) for name in balanced_terms(settings.trained_terms)}
     return Objective(
         terms=[make_term(name, **own[name]) for name in active],
         schedules={name: LinearSchedule(weight.start, weight.end) for name, weight in weights.items()},
-        scales={"semantic": settings.semantic_loss_scale} if "semantic" in active else {},
+        scales=scales,
         log_only=[name for name in active if settings.terms[name].log_only],
         share_limit=ShareLimit(settings.max_auxiliary_share) if settings.max_auxiliary_share is not None else None,
         sum_over_ranks=sum_over_ranks,
+        balance=BandBalance(balanced) if settings.balance == "band" and len(balanced) > 1 else None,
     )

@@ -182,3 +182,15 @@ def test_many_groups_are_cut_and_counted(plain: Comparison) -> None:
     table = groups_table(plain, many, "project")
     assert len(table.rows) == MOST_GROUPS
     assert f"Left out: 3 smaller ones with {3 * group.samples} samples in all." in table.caption
+
+
+def test_other_systems_stand_beside_once_where_they_agree(plain: Comparison) -> None:
+    teacher = {"f1": 40.0, "exact_match": 39.5, "valid_syntax": 90.0, "edit_similarity": 70.0, "bleu": 50.0}
+    (first,), (second,) = plain.baselines, plain.candidates
+    first = replace(first, beside={"teacher": teacher, "student before training": teacher | {"f1": 1.0}})
+    second = replace(second, beside={"teacher": teacher, "student before training": {"f1": 2.0}})
+    text = markdown(replace(plain, baselines=(first,), candidates=(second,)))
+    assert text.count("| teacher | 40.00 | 39.50 | 90.00 | 70.00 | 50.00 |") == 1
+    assert "| student before training (baseline) | 1.00 |" in text
+    assert "| student before training (candidate) | 2.00 | not measured |" in text
+    assert "Beside them" not in markdown(plain)

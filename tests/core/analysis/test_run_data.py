@@ -152,3 +152,12 @@ def test_an_overhead_measurement_of_another_form_is_refused(run: Path, values: d
     (run / "analysis" / "overhead.json").write_text(json.dumps(values))
     with pytest.raises(DataError, match=r"analysis/overhead\.json: should hold"):
         read_run(str(run), "validation")
+
+
+@pytest.mark.parametrize("beside", [7, {"teacher": 7}, {"teacher": {"f1": "high"}}, {"teacher": {"f1": True}}])
+def test_scores_of_other_systems_are_read_and_checked(run: Path, beside: Any) -> None:
+    edit_json(run / METRICS, lambda values: values.update(beside={"teacher": {"f1": 40.0}}))
+    assert read_run(str(run), "validation").beside == {"teacher": {"f1": 40.0}}
+    edit_json(run / METRICS, lambda values: values.update(beside=beside))
+    with pytest.raises(DataError, match=r"metrics\.json: beside should be scores of systems"):
+        read_run(str(run), "validation")

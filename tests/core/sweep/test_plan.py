@@ -10,7 +10,6 @@ import pytest
 
 from distillctl.core.config import Config, load_config
 from distillctl.core.errors import CollectedUsageError, DataError, UsageError
-from distillctl.core.sweep import plan
 from distillctl.core.sweep.plan import check_same, plan_sweep
 from tests.core.sweep.sweeps import configure, planned
 
@@ -96,20 +95,20 @@ def test_a_mistake_in_several_points_is_told_once() -> None:
     assert len(caught.value.messages) == 3
 
 
-def test_a_sweep_over_the_scale_needs_fixed_balance(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert planned(HERE, "beta=3,5").notes == ()
+@pytest.mark.parametrize("balance", ["fixed", "band"])
+def test_a_sweep_over_the_scale_is_one_with_fixed_balance_and_says_so(balance: str) -> None:
+    def balanced(values: Mapping[str, Mapping[str, Any]]) -> Config:
+        return load_config(settings=[f"objective.balance={balance}"], flags=values)
 
-    class Banded(Config):
-        def to_dict(self) -> dict[str, Any]:
-            values = super().to_dict()
-            values["objective"]["balance"] = "band"
-            return values
-
-    base = Banded()
-    forced, (note,) = plan._forced_balance(planned(HERE, "beta=3,5").axes, base)
-    assert forced == {"objective.balance": "fixed"}
-    assert note.startswith("objective.balance: fixed instead of band")
-    assert plan._forced_balance(planned(HERE, "objective.focal.gamma=1,2").axes, base) == ({}, ())
+    sweep = plan_sweep(balanced, ["beta=3,5"], seeds=1, output=HERE)
+    assert {trial.config.objective.balance for trial in sweep.trials} == {"fixed"}
+    assert sweep.best_config((5,)).objective.balance == "fixed"
+    assert [note.split(",")[0] for note in sweep.notes] == ["objective.balance: fixed instead of band"] * (
+        balance == "band"
+    )
+    other = plan_sweep(balanced, ["objective.focal.gamma=1,2"], seeds=1, output=HERE)
+    assert other.trials[0].config.objective.balance == balance
+    assert other.notes == ()
 
 
 def test_another_machines_device_and_directory_do_not_make_another_sweep() -> None:

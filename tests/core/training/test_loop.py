@@ -13,7 +13,7 @@ from distillctl.core.losses.term import StudentOutputs
 from distillctl.core.progress import SilentReporter
 from distillctl.core.training.checkpoints import latest_checkpoint
 from distillctl.core.training.loop import Trainer
-from tests.runs import Make, column, run, train
+from tests.runs import Make, Notes, column, run, train
 from tests.tiny import ALL_TERMS, Tiny, distance, rows_of, weights_of
 
 # --- the gradient ---------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_gradient_checkpointing_changes_memory_not_the_result(make: Make) -> Non
 
 
 def test_gradient_steps_measure_every_term_and_other_rows_are_blank(make: Make) -> None:
-    trainer = make("run", "logging.gradient_steps=3", "objective.beta=7")
+    trainer = make("run", "logging.gradient_steps=3", "objective.beta=7", "objective.balance=fixed")
     run(trainer)
     for row in trainer.run.step_metrics():
         assert row["step"] is not None
@@ -241,6 +241,23 @@ def test_epochs_end_with_a_score_and_a_checkpoint_and_the_best_is_kept(make: Mak
 def test_scores_on_dev_can_be_off(make: Make) -> None:
     trainer = make("run", "evaluation.on_epoch_end=false", score_dev=lambda model: pytest.fail("scored"))
     assert run(trainer).dev_f1 == {}
+
+
+def test_a_balanced_run_starts_from_beta_says_when_it_moves_and_keeps_the_others_still(make: Make) -> None:
+    trainer, notes = make("run", "objective.balance=band", "objective.semantic_loss_scale=200"), Notes()
+    trainer.train(notes)
+    scales = column(trainer, "scale_semantic")
+    assert scales[0] == 200
+    assert all(later is not None and later < 200 for later in scales[1:])
+    assert set(column(trainer, "scale_focal")) == set(column(trainer, "scale_contrastive")) == {1.0}
+    (said,) = [line for line in notes.lines if "scale_semantic" in line]
+    assert said.startswith("step 1: the scaled semantic loss is ")
+    assert said.endswith("scale_semantic moves from 200 until they are alike")
+
+    fixed, notes = make("fixed", "objective.balance=fixed", "objective.semantic_loss_scale=200"), Notes()
+    fixed.train(notes)
+    assert set(column(fixed, "scale_semantic")) == {200.0}
+    assert not [line for line in notes.lines if "scale_" in line]
 
 
 @pytest.mark.parametrize("at", [1, 4, 6])
