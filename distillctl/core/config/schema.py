@@ -121,8 +121,18 @@ class TeacherConfig(Section):
         default="embedded",
         description="A local path or hub name; embedded is the small teacher in the package.",
     )
-    mode: Literal["live"] = Field(
-        default="live", description="live: the teacher runs on every batch beside the student."
+    mode: Literal["live", "cached"] = Field(
+        default="live",
+        description="live: the teacher runs on every batch beside the student. cached: its outputs are captured once, "
+        "before the first step, and read from disk.",
+    )
+    top_k: Count | None = Field(
+        default=None,
+        description="Ids a token keeps in the cache; null is the fewest that keep the gradient (cosine 0.99).",
+    )
+    cache_dir: Text | None = Field(
+        default=None,
+        description="Directory of the cache; null is one in $DISTILLCTL_CACHE, named after what the cache is made of.",
     )
 
 
