@@ -18,7 +18,7 @@ from distillctl.core.progress import Reporter
 from distillctl.core.teacher.cache_format import CacheDirectory, Identity
 from distillctl.core.teacher.cached import CachedTeacher, CacheReader
 from distillctl.core.teacher.capture import Autocast, capture, expected_bytes, verify_sample
-from distillctl.core.teacher.choice import Fidelity, candidates, choose_top_k, measure_fidelity
+from distillctl.core.teacher.choice import Fidelity, FidelityProbe, choose_top_k
 from distillctl.core.teacher.live import LiveTeacher
 
 
@@ -62,15 +62,9 @@ class CacheOpener:
             raise DataError(
                 f"teacher.top_k={asked:,}: teacher and student share {width:,} ids. Give {width:,} for all, or fewer"
             )
-        measured = measure_fidelity(
-            self._student,
-            self._live,
-            self._examples,
-            width,
-            self._config.objective.jsd.temperature,
-            candidates(width) if asked is None else [asked],
-        )
-        return choose_top_k(measured) if asked is None else measured[0]
+        temperature = self._config.objective.jsd.temperature
+        probe = FidelityProbe(self._student, self._live, self._examples, width, temperature)
+        return choose_top_k(width, probe.measure) if asked is None else probe.measure(asked)
 
     @cached_property
     def identity(self) -> Identity:
