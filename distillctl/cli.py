@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillctl import __version__
+from distillctl.core.errors import UsageError
 from distillctl.exit_codes import INTERRUPTED, errors_as_exit_codes, explain_bad_command_line
 
 if TYPE_CHECKING:
@@ -46,8 +47,20 @@ TEACH_BASE: Mapping[str, Any] = {
 }
 """Where ``teach`` starts from otherwise than ``train``: a new model, on all records."""
 
+ALIASES: Mapping[str, str] = {"analyze-scaling": "analyse-scaling"}
+"""Other spellings of commands, accepted and not listed."""
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands by their names and by :data:`ALIASES`."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name))
+
+
 app = typer.Typer(
     name="distillctl",
+    cls=_Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -309,6 +322,106 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    grid: Annotated[
+        list[str],
+        typer.Option("--grid", metavar="KEY=V1,V2", help="A field and its values; several make a product; repeatable."),
+    ],
+    data_fraction: Annotated[
+        float | None,
+        typer.Option(
+            "--data-fraction",
+            metavar="F",
+            help="Share of the training records, 0 to 1, the same ones in every trial.  [default: "
+            "data.max_train_samples]",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", help="Train each grid point with N seeds.", show_default=True)
+    ] = 1,
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder of the sweep and its runs.", show_default=True),
+    ] = "results/sweep",
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage", metavar="URL", help="Optuna storage that workers share.  [default: an SQLite file in DIR]"
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the trials again that failed before.")
+    ] = False,
+    config: ConfigFiles = None,
+    settings: Settings = None,
+    beta: Annotated[
+        float | None,
+        typer.Option("--beta", "--semantic-loss-scale", metavar="X", help="Scale of the semantic loss.  [default: 5]"),
+    ] = None,
+    contrastive_weight: Annotated[
+        float | None,
+        typer.Option("--contrastive-weight", metavar="X", help="Weight of the contrastive loss, rising from X to 2X."),
+    ] = None,
+    student: Annotated[
+        str | None,
+        typer.Option("--student", metavar="MODEL", help="Path or hub name; embedded: shaped after the teacher."),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="MODEL", help="Path or hub name; embedded: the shipped one."),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", metavar="MODEL", help="Path or hub name; teacher: the teacher's own."),
+    ] = None,
+    data: Data = None,
+    packages: Packages = None,
+    mask: Mask = None,
+    max_train_samples: MaxTrainSamples = None,
+    seed: Seed = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Try a grid of settings on part of the data and rank them on the dev split, never on validation.
+
+    Each trial is a normal training below DIR. Killed and started again, it goes on with what is missing; the same
+    command in several processes, or on several machines with one --storage, shares the trials. It ends with a ranking,
+    a plot, and best.yaml for train --config.
+    """
+    options = {
+        "--beta": beta,
+        "--contrastive-weight": contrastive_weight,
+        "--student": student,
+        "--teacher": teacher,
+        "--encoder": encoder,
+        "--data": data,
+        "--packages": packages,
+        "--mask": mask,
+        "--max-train-samples": max_train_samples,
+        "--seed": seed,
+        "--device": device,
+    }
+    with errors_as_exit_codes(debug):
+        if data_fraction is not None and max_train_samples is not None:
+            raise UsageError("--data-fraction and --max-train-samples both say how many records: give one of them")
+
+        def configure(values: Mapping[str, Mapping[str, Any]]) -> Config:
+            return resolve(config, settings, options, over=values)
+
+        from distillctl.commands import sweep as command
+
+        command.run(
+            configure,
+            grid=grid,
+            seeds=seeds,
+            data_fraction=data_fraction,
+            output=output,
+            storage=storage,
+            retry_failed=retry_failed,
+        )
+
+
+@app.command()
 def report(
     baseline: Annotated[
         list[str],
@@ -346,13 +459,45 @@ def report(
         command.run(baseline, candidate, split=split, output=output, allow_unfinished=allow_unfinished, check=check)
 
 
+@app.command(name="analyse-scaling")
+def analyse_scaling(
+    path: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, as train left it.")],
+    window: Annotated[
+        int,
+        typer.Option(
+            "--window",
+            metavar="N",
+            help="Optimizer steps of a running mean, a third of the log at most.",
+            show_default=True,
+        ),
+    ] = 100,
+    check: Annotated[
+        bool, typer.Option("--check", help="End with exit code 4 unless requests 1.4 and 1.5 are met.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show whether a run's loss terms are balanced, in losses and in gradients, and what to change.
+
+    Reads step_metrics.csv; writes loss_scaling.json and plots to the run's analysis/.
+    """
+    with errors_as_exit_codes(debug):
+        from distillctl.commands import analyse_scaling as command
+
+        command.run(path, window=window, check=check, as_json=as_json)
+
+
 def resolve(
     files: Sequence[str] | None,
     settings: Sequence[str] | None,
     options: Mapping[str, Any],
     base: Mapping[str, Any] | None = None,
+    over: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Config:
-    """The configuration of a command line; options that are None were not given."""
+    """The configuration of a command line; options that are None were not given.
+
+    ``base`` lies below the files, ``over`` (dotted values by the name that messages give them) above everything.
+    """
     from distillctl.core.config import load_config
 
     given = {option: OPTION_FIELDS[option](value) for option, value in options.items() if value is not None}
@@ -360,7 +505,7 @@ def resolve(
     for option, other in (("--data", "data.packages"), ("--packages", "data.path")):
         if option in given and not {"--data", "--packages"} <= given.keys():
             given[option][other] = None
-    return load_config(files or (), settings or (), given, base)
+    return load_config(files or (), settings or (), {**given, **(over or {})}, base)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -16,6 +17,7 @@ from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, NEEDS_C
 from distillctl.core.progress import Task
 
 if TYPE_CHECKING:
+    from distillctl.core.analysis import document
     from distillctl.core.assessment import Assessment
     from distillctl.core.distillation import Outcome
 
@@ -35,6 +37,9 @@ SHOWN_IN_FULL = {
     "contains_assertion": "asserts",
 }
 MOST_KINDS = 12
+READABLE = 110
+"""The most columns of running text."""
+TONE_STYLES = {"good": "green", "bad": "bold red", "unsure": "yellow", "plain": ""}
 
 
 class _Bar:
@@ -115,6 +120,26 @@ class ConsoleReporter:
         caption = f"and {rest} smaller ones, in {METRICS_FILE}" if rest else None
         return table(title, ["", "records", *SHOWN.values()], rows, caption)
 
+    def show_table(self, title: str, shown: document.Table, mark: str = "", *, slim: bool = False) -> None:
+        """A table of a report, its tones as colours; ``mark`` stands above its caption, ``slim`` is without a frame."""
+        caption = "\n".join(part for part in (mark, shown.caption) if part)
+        rows = [[Text(cell.text, TONE_STYLES[cell.tone]) for cell in row] for row in shown.rows]
+        words = len(shown.columns) - shown.numbers
+        self.console.print(table(title, shown.columns, rows, caption or None, words=words, slim=slim))
+
+    def show_text(self, text: str, style: str = "", bullet: str = "") -> None:
+        """Running text, wrapped between words at a width that reads well; ``bullet`` hangs before its first line."""
+        width = min(self.console.width, READABLE) - len(bullet)
+        for number, line in enumerate(Text(text, style).wrap(self.console, width)):
+            line.rstrip()
+            self.console.print(Text(" " * len(bullet) if number else bullet).append_text(line))
+
+    def show_list(self, title: str, sentences: Sequence[str]) -> None:
+        """Sentences, one an item."""
+        self.note(title)
+        for sentence in sentences:
+            self.show_text(sentence, bullet="- ")
+
     def show_facts(self, title: str, facts: Mapping[str, object]) -> None:
         """A table of names and values."""
         rows = [[name, f"{v:,.1f}" if isinstance(v, float) else str(v)] for name, v in facts.items()]
@@ -122,13 +147,27 @@ class ConsoleReporter:
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None, *, words: int = 1
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    caption: str | None = None,
+    *,
+    words: int = 1,
+    slim: bool = False,
 ) -> Table:
     """A table whose first ``words`` columns are text and whose others are numbers; all of it is shown as it is."""
     below = None if caption is None else Text(caption)
-    result = Table(title=Text(title), caption=below, title_justify="left", caption_justify="left")
+    result = Table(
+        title=Text(title),
+        caption=below,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD if slim else HEAVY_HEAD,
+        show_edge=not slim,
+        pad_edge=not slim,
+    )
     for index, column in enumerate(columns):
         result.add_column(Text(column), justify="left" if index < words else "right", overflow="fold")
     for row in rows:
-        result.add_row(*(Text(cell) for cell in row))
+        result.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return result

@@ -18,7 +18,7 @@ from distillctl import cli
 from distillctl.core.config import load_config
 from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, UsageError
 
-COMMANDS = ("train", "teach", "prepare", "evaluate", "report")
+COMMANDS = ("train", "teach", "prepare", "evaluate", "report", "analyse-scaling", "sweep")
 
 
 @dataclass
@@ -42,7 +42,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     package = ModuleType("distillctl.commands")
     monkeypatch.setitem(sys.modules, "distillctl.commands", package)
-    for name in COMMANDS:
+    for name in (command.replace("-", "_") for command in COMMANDS):
         module = ModuleType(f"distillctl.commands.{name}")
         module.run = recorder.command(name)  # type: ignore[attr-defined]
         setattr(package, name, module)
@@ -161,6 +161,82 @@ def test_a_report_is_one_call_without_a_configuration(
     assert recorder.calls == [("report", baselines, candidates, options)]
 
 
+PLAIN_SWEEP = {
+    "grid": ["beta=3,5"],
+    "seeds": 1,
+    "data_fraction": None,
+    "output": "results/sweep",
+    "storage": None,
+    "retry_failed": False,
+}
+
+# argv, the settings that give the same configuration, the other arguments of the call
+SWEEPS: list[tuple[str, list[str], dict[str, Any]]] = [
+    ("sweep --grid beta=3,5", [], PLAIN_SWEEP),
+    (
+        "sweep --grid beta=3,5 --grid seed=1 --data_fraction .05 --seeds 2 -o out --storage sqlite:///x --retry-failed",
+        [],
+        {
+            "grid": ["beta=3,5", "seed=1"],
+            "seeds": 2,
+            "data_fraction": 0.05,
+            "output": "out",
+            "storage": "sqlite:///x",
+            "retry_failed": True,
+        },
+    ),
+    (
+        "sweep --grid beta=3,5 --beta 7 --contrastive-weight 0 --set data.mask=all --seed 4 --device cpu --teacher t",
+        ["objective={beta: 7.0, contrastive: {weight: 0}}", "data.mask=all", "seed=4", "device=cpu", "teacher.model=t"],
+        PLAIN_SWEEP,
+    ),
+    (
+        "sweep --grid beta=3,5 --student s --encoder e --packages a --max-train-samples 9 --mask one",
+        ["student.model=s", "encoder.model=e", "data={packages: [a], max_train_samples: 9}"],
+        PLAIN_SWEEP,
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "settings", "options"), SWEEPS, ids=[call[0] for call in SWEEPS])
+def test_a_sweep_is_one_call_with_a_way_to_configure(
+    line: str, settings: list[str], options: dict[str, Any], recorder: Recorder
+) -> None:
+    assert cli.run(line.split()) == 0
+    ((command, configure, given),) = recorder.calls
+    assert (command, given) == ("sweep", options)
+    assert configure({}) == load_config(settings=settings)
+    over = {"--grid x": {"objective.beta": 2, "seed": 99}}
+    assert configure(over) == load_config(settings=[*settings, "objective.beta=2", "seed=99"])
+
+
+PLAIN_SCALING = {"window": 100, "check": False, "as_json": False}
+
+# argv, the other arguments of the call
+SCALINGS: list[tuple[str, dict[str, Any]]] = [
+    ("analyse-scaling r", PLAIN_SCALING),
+    ("analyze-scaling r", PLAIN_SCALING),
+    ("analyse_scaling r --check", PLAIN_SCALING | {"check": True}),
+    ("analyze_scaling r", PLAIN_SCALING),
+    ("analyse-scaling r --window 7 --json", PLAIN_SCALING | {"window": 7, "as_json": True}),
+]
+
+
+@pytest.mark.parametrize(("line", "options"), SCALINGS, ids=[call[0] for call in SCALINGS])
+def test_an_analysis_of_scales_is_one_call_by_either_spelling(
+    line: str, options: dict[str, Any], recorder: Recorder
+) -> None:
+    assert cli.run(line.split()) == 0
+    assert recorder.calls == [("analyse_scaling", "r", options)]
+
+
+def test_the_other_spelling_is_not_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "analyse-scaling" in shown
+    assert "analyze" not in shown
+
+
 def test_config_files_lie_below_settings(recorder: Recorder) -> None:
     assert cli.run(["train", "--config", "trident", "--set", "seed=5", "--beta", "2"]) == 0
     expected = load_config(["trident"], ["seed=5", "objective.beta=2.0"])
@@ -220,8 +296,16 @@ BAD_COMMAND_LINES = [
     ("evaluate", "missing argument"),
     ("evaluate x --split test", "--split: evaluation.split should be 'validation' or 'dev'"),
     ("evaluate x --num-beams 0", "--num-beams: evaluation.num_beams should be at least 1. Found 0"),
+    ("sweep", "missing option '--grid'"),
+    ("sweep --grid beta=3 --seeds x", "--seeds"),
+    ("sweep --grid beta=3 --data-fraction 0.1 --max-train-samples 5", "both say how many records"),
+    ("sweep --grid beta=3 --data-fractio 0.1", "did you mean --data-fraction?"),
     ("report --baseline a", "missing option '--candidate'"),
     ("report --candidate b", "missing option '--baseline'"),
+    ("analyse-scaling", "missing argument"),
+    ("analyse-scaling r --window x", "--window"),
+    ("analyse-scaling r --windw 3", "unknown option --windw: did you mean --window?"),
+    ("analyse-scalling r", "did you mean 'analyse-scaling'?"),
     ("report --baseline a --candidate b --baselin c", "unknown option --baselin: did you mean --baseline?"),
 ]
 
@@ -301,13 +385,22 @@ def test_the_exit_code_reaches_the_shell() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["report", "--help"], ["--version"], ["train", "--bta"]]
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["report", "--help"],
+        ["analyse-scaling", "--help"],
+        ["sweep", "--help"],
+        ["--version"],
+        ["train", "--bta"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom distillctl import cli\n"
         f"cli.run({arguments!r})\n"
-        "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'accelerate', 'matplotlib'}\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'accelerate', 'matplotlib', 'optuna', 'sqlalchemy'}\n"
         "print('loaded:', sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

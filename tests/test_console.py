@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from distillctl.console import ConsoleReporter, table
+from distillctl.console import READABLE, ConsoleReporter, table
+from distillctl.core.analysis.document import Cell, Table
 from distillctl.core.distillation import Outcome
 from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir import RunDirectory
@@ -83,6 +84,29 @@ def test_several_columns_of_words_and_no_word_is_cut() -> None:
     assert "│ met     │" in output.getvalue()
     assert output.getvalue().count("x") == 60
     assert "…" not in output.getvalue()
+
+
+def test_tones_are_colours_on_a_terminal_and_the_frame_can_be_left_out() -> None:
+    shown = Table(["a", "b"], [[Cell("good one", "good"), Cell("[bad] one", "bad")]], numbers=1, caption="below")
+    output = io.StringIO()
+    ConsoleReporter(Console(file=output, force_terminal=True, width=60, color_system="standard")).show_table("T", shown)
+    assert "\x1b[32mgood one" in output.getvalue()
+    assert "\x1b[1;31m[bad] one" in output.getvalue()
+    plain, text = reporter(terminal=False)
+    plain.show_table("T", shown, "mark", slim=True)
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    assert [lines[0], *lines[3:]] == ["T", "good one   [bad] one", "mark", "below"]
+
+
+def test_running_text_is_wrapped_between_words_and_hangs_after_its_bullet() -> None:
+    shown, output = reporter(terminal=False)
+    shown.show_list("Findings", ["word " * 40, "short [x]"])
+    lines = output.getvalue().splitlines()
+    assert lines[0] == "Findings"
+    assert lines[1].startswith("- word word") and lines[2].startswith("  word word")
+    assert all(len(line) <= READABLE and line == line.rstrip() for line in lines)
+    assert " ".join(lines[1:-1]).split() == ["-", *["word"] * 40]
+    assert lines[-1] == "- short [x]"
 
 
 def test_the_outcome_names_scores_seconds_and_files(tmp_path: Path) -> None:

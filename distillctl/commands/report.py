@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillctl.console import ConsoleReporter, table
-from distillctl.core.errors import GateError, UsageError
+from distillctl.console import ConsoleReporter
+from distillctl.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from distillctl.core.analysis.acceptance import Criterion
     from distillctl.core.analysis.comparison import Comparison
-    from distillctl.core.analysis.document import Table
+    from distillctl.core.analysis.criterion import Criterion
 
 
 def run(
@@ -29,6 +28,7 @@ def run(
     Raises UsageError, DataError (before anything is written), or GateError (after).
     """
     from distillctl.core.analysis.acceptance import acceptance
+    from distillctl.core.analysis.criterion import demand
     from distillctl.core.analysis.plots import draw_plots
     from distillctl.core.analysis.report import build_report
     from distillctl.core.analysis.report_folder import check_folder, write_report
@@ -45,7 +45,7 @@ def run(
     for path in written:
         reporter.note(str(path))
     if check:
-        _demand(criteria)
+        demand(criteria)
 
 
 def _compare(
@@ -70,26 +70,12 @@ def _compare(
 
 
 def _show(comparison: Comparison, criteria: Sequence[Criterion], reporter: ConsoleReporter) -> None:
+    from distillctl.core.analysis.criterion import criteria_table
     from distillctl.core.analysis.report import notes_of, unfinished_mark
-    from distillctl.core.analysis.tables import acceptance_table, before_after_table
+    from distillctl.core.analysis.tables import before_after_table
 
     mark = unfinished_mark(comparison)
-    _print("Before and after", before_after_table(comparison), mark, reporter)
-    _print("Acceptance", acceptance_table(criteria), mark, reporter)
+    reporter.show_table("Before and after", before_after_table(comparison), mark)
+    reporter.show_table("Acceptance", criteria_table(criteria), mark)
     for note in notes_of(comparison):
         reporter.note(f"note: {note}")
-
-
-def _print(title: str, shown: Table, mark: str, reporter: ConsoleReporter) -> None:
-    rows = [[cell.text for cell in row] for row in shown.rows]
-    caption = "\n".join(part for part in (mark, shown.caption) if part)
-    words = len(shown.columns) - shown.numbers
-    reporter.console.print(table(title, shown.columns, rows, caption or None, words=words))
-
-
-def _demand(criteria: Sequence[Criterion]) -> None:
-    from distillctl.core.analysis.acceptance import MET
-
-    unmet = [f"{one.name}: {one.verdict} ({one.measured})" for one in criteria if one.verdict != MET]
-    if unmet:
-        raise GateError(f"{len(unmet)} of {len(criteria)} criteria are not met: {'; '.join(unmet)}")

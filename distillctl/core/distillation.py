@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from distillctl.core.config.objective import WeightSchedule
 from distillctl.core.config.schema import Config
-from distillctl.core.data.corpus import describe
+from distillctl.core.data.corpus import Corpus, describe
 from distillctl.core.data.records import fingerprint
 from distillctl.core.errors import RunError
 from distillctl.core.materials import (
@@ -43,6 +43,7 @@ from distillctl.core.scoring import (
     UNTRAINED,
     SystemScores,
     all_scores,
+    cached_store,
     dev_scorer,
     score_and_store,
     score_model,
@@ -68,8 +69,17 @@ class Outcome:
     training: TrainingResult | None = None
 
 
-def distil(config: Config, reporter: Reporter, *, overwrite: bool = False, resume: bool = False) -> Outcome:
+def distil(
+    config: Config,
+    reporter: Reporter,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    corpus: Corpus | None = None,
+) -> Outcome:
     """Distils a student from a teacher as configured, and scores it.
+
+    ``corpus`` is the configured one where it has been opened already, by a sweep say.
 
     Raises:
         DistillError: bad input (before anything is written), or a failure while running.
@@ -80,7 +90,7 @@ def distil(config: Config, reporter: Reporter, *, overwrite: bool = False, resum
     clock = Clock()
     set_seed(config.seed)
     with clock.phase("data"):
-        data = open_data(config, reporter)
+        data = open_data(config, reporter, corpus)
     with clock.phase("models"):
         models = load_models(config)
     return _run(config, reporter, clock, data, models, overwrite, resume)
@@ -186,7 +196,9 @@ def _run(
             asked = (models.tokenizer, encoded.final, config, reporter)
             if models.teacher is not None:
                 outcome.scores |= score_teacher(models.teacher, *asked)
-            outcome.scores[UNTRAINED] = all_scores(score_model(UNTRAINED, models.student, *asked))
+            # Kept like the teacher's: runs that differ in their objective alone start from the same student.
+            store = cached_store(models.student, models.tokenizer, config)
+            outcome.scores[UNTRAINED] = all_scores(score_model(UNTRAINED, models.student, *asked, store))
         with clock.phase("bank"):
             guides, bank = with_bank(guides, encoded.train, reporter)
         run.note(**facts, **bank)

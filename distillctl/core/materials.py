@@ -59,15 +59,19 @@ def read_corpus(config: Config, reporter: Reporter) -> Corpus:
     return corpus
 
 
-def open_data(config: Config, reporter: Reporter) -> Data:
-    """Mines or reads the corpus and chooses the run's records. Raises DataError for an empty split."""
-    corpus = read_corpus(config, reporter)
+def open_data(config: Config, reporter: Reporter, corpus: Corpus | None = None) -> Data:
+    """Mines or reads the corpus and chooses the run's records. Raises DataError for an empty split.
+
+    ``corpus`` is the configured one where it has been opened already.
+    """
+    corpus = corpus or read_corpus(config, reporter)
     every = corpus.records("train")
+    chosen_by = config.seed if config.data.sample_seed is None else config.data.sample_seed
     evaluation = config.evaluation
     return Data(
         corpus,
         every,
-        training_sample(every, config.data.max_train_samples, config.seed),
+        training_sample(every, config.data.max_train_samples, chosen_by),
         fixed_sample(corpus.records("dev"), evaluation.dev_limit) if evaluation.on_epoch_end else [],
         fixed_sample(corpus.records(evaluation.split), evaluation.limit),
     )

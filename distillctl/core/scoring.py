@@ -50,9 +50,9 @@ def open_store(folder: Path, prints: Mapping[str, str], config: Config, stem: st
     return PredictionStore(folder / f"{stem}{name}.jsonl")
 
 
-def teacher_store(teacher: Any, tokenizer: Any, config: Config) -> PredictionStore:
-    """The teacher's predictions, kept in the cache directory: it is decoded once, whatever runs it teaches."""
-    return open_store(cache_directory() / "predictions", model_fingerprints(teacher, tokenizer), config)
+def cached_store(model: Any, tokenizer: Any, config: Config) -> PredictionStore:
+    """A model's predictions, kept in the cache directory: it is decoded once, whatever runs it teaches or starts."""
+    return open_store(cache_directory() / "predictions", model_fingerprints(model, tokenizer), config)
 
 
 def predict(
@@ -117,7 +117,7 @@ def score_teacher(
     teacher: Any, tokenizer: Any, data: Encoded, config: Config, reporter: Reporter
 ) -> dict[str, SystemScores]:
     """The teacher's scores, from its stored predictions as far as there are some."""
-    store = teacher_store(teacher, tokenizer, config)
+    store = cached_store(teacher, tokenizer, config)
     return {TEACHER: all_scores(score_model(TEACHER, teacher, tokenizer, data, config, reporter, store))}
 
 

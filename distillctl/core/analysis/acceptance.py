@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from distillctl.core.analysis.comparison import Comparison
+from distillctl.core.analysis.criterion import MET, NOT_MEASURED, NOT_MET, NOT_SIGNIFICANT, Criterion, Verdict
 from distillctl.core.analysis.figures import interval_text, p_equation, signed
 from distillctl.core.analysis.run_data import Overhead, RunData, StepRows
 from distillctl.core.evaluation.significance import TOLERANCE
-
-Verdict = Literal["met", "not met", "met, not significant", "not measured"]
-MET: Verdict = "met"
-NOT_MET: Verdict = "not met"
-NOT_SIGNIFICANT: Verdict = "met, not significant"
-NOT_MEASURED: Verdict = "not measured"
 
 F1_GAIN = 0.5
 WALL_TIME = 1.10
@@ -27,16 +21,6 @@ SAMPLES = 5_500
 REPORTED = "validation"
 # The epoch column has 9 significant digits.
 _ROUNDING = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Criterion:
-    """One line of the acceptance table; ``name`` and ``requirement`` are fixed, the rest is measured."""
-
-    name: str
-    requirement: str
-    measured: str
-    verdict: Verdict
 
 
 def acceptance(comparison: Comparison) -> tuple[Criterion, ...]:

@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import median_filter
 
-from distillctl.core.analysis.run_data import StepRows
-from distillctl.core.evaluation.significance import FloatArray
+if TYPE_CHECKING:  # both load much that curves do not need
+    from distillctl.core.analysis.run_data import StepRows
+    from distillctl.core.evaluation.significance import FloatArray
 
+PRIMARY_TERMS = ("focal", "jsd")
+"""The terms whose gradient the auxiliary ones (semantic, contrastive, any other) must not drown."""
 CORE_TERMS = ("focal", "jsd", "semantic")
 """The terms whose scaled losses should lie within 0.5-2x of their common median."""
 BAND = (0.5, 2.0)

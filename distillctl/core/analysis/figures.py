@@ -28,6 +28,34 @@ def p_equation(value: float) -> str:
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
+def factor_text(value: float) -> str:
+    """A ratio in two digits, large ones in full: ``0.056x``, ``5x``, ``1,230x``; beyond a million, that."""
+    if value >= 1e6:
+        return "> 1,000,000x"
+    if value < 1e-6:
+        return "0x"
+    return f"{value:,.0f}x" if value >= 10 else f"{value:.2g}x"
+
+
+def digits_text(value: float) -> str:
+    """Three digits, large numbers in full: ``0.740``, ``12.0``, ``1,230``."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
+
+
+def percent_text(share: float) -> str:
+    """Whole percents; 0 and 100 only where it is exactly that."""
+    if 0 < share < 0.01:
+        return "< 1 %"
+    if 0.99 < share < 1:
+        return "> 99 %"
+    return f"{100 * share:.0f} %"
+
+
+def steps_text(count: int) -> str:
+    """``1 step``, ``1,000 steps``."""
+    return f"{count:,} step{'' if count == 1 else 's'}"
+
+
 def value_text(value: Any) -> str:
     """A setting or fact as JSON, text without its quotes, nothing as a dash."""
     if value is None:

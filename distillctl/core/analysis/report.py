@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
-from distillctl.core.analysis.acceptance import Criterion
 from distillctl.core.analysis.comparison import Comparison
+from distillctl.core.analysis.criterion import Criterion, criteria_table
 from distillctl.core.analysis.differing import DifferingSample, DifferingSamples, differing_samples
 from distillctl.core.analysis.document import (
     Block,
@@ -22,7 +22,6 @@ from distillctl.core.analysis.document import (
 from distillctl.core.analysis.settings import odd_ones_out, unlike_data
 from distillctl.core.analysis.summary import headline_tiles, summary
 from distillctl.core.analysis.tables import (
-    acceptance_table,
     before_after_table,
     beside_table,
     groups_table,
@@ -46,7 +45,7 @@ def build_report(comparison: Comparison, criteria: Sequence[Criterion]) -> Docum
         Paragraph(summary(comparison, criteria)),
         headline_tiles(comparison, criteria),
         Heading("Acceptance"),
-        acceptance_table(criteria),
+        criteria_table(criteria),
         Heading("Before and after"),
         before_after_table(comparison),
         Picture("differences.png", "Difference of each metric with its 95 % interval"),

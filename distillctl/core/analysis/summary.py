@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillctl.core.analysis.acceptance import MET, Criterion
 from distillctl.core.analysis.comparison import Comparison
+from distillctl.core.analysis.criterion import MET, TONES, Criterion
 from distillctl.core.analysis.document import Tile, Tiles, Tone
 from distillctl.core.analysis.figures import interval_text, p_equation, signed
-from distillctl.core.analysis.tables import TONES
 from distillctl.core.evaluation.significance import Difference
 
 

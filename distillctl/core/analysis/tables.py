@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from distillctl.core.analysis.acceptance import Criterion
 from distillctl.core.analysis.comparison import Comparison, Group
-from distillctl.core.analysis.document import Cell, Table, Tone
+from distillctl.core.analysis.document import Cell, Table
 from distillctl.core.analysis.figures import interval_text, p_text, signed
 from distillctl.core.analysis.names import METRIC_TITLES
 from distillctl.core.analysis.run_data import RunData
 from distillctl.core.analysis.settings import provenance, setting_differences
 from distillctl.core.evaluation.significance import Difference
 
-TONES: dict[str, Tone] = {
-    "met": "good",
-    "not met": "bad",
-    "met, not significant": "unsure",
-    "not measured": "unsure",
-}
 MOST_GROUPS = 20
 MAIN_METRICS = ("f1", "exact_match", "valid_syntax", "edit_similarity", "bleu")
 
@@ -73,15 +66,6 @@ def beside_table(comparison: Comparison) -> Table | None:
 
 def _score(scores: Mapping[str, float], metric: str) -> str:
     return f"{scores[metric]:.2f}" if metric in scores else "not measured"
-
-
-def acceptance_table(criteria: Sequence[Criterion]) -> Table:
-    """Each criterion, what was measured, and the verdict."""
-    rows = [
-        [Cell(one.name), Cell(one.verdict, TONES[one.verdict]), Cell(one.requirement), Cell(one.measured)]
-        for one in criteria
-    ]
-    return Table(["criterion", "verdict", "required", "measured"], rows)
 
 
 def seeds_table(comparison: Comparison) -> Table:

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from distillctl.core.config import defaults
 from distillctl.core.config.objective import ObjectiveConfig
-from distillctl.core.config.section import Count, Section, Share, Text, Texts
+from distillctl.core.config.section import Count, Section, Seed, Share, Text, Texts
 
 DRAWN_INITS = ("random", "induction")
 """Values of ``student.init`` that draw new weights."""
@@ -54,6 +54,11 @@ class DataConfig(Section):
     max_train_samples: Count | None = Field(
         default=defaults.MAX_TRAIN_SAMPLES,
         description="Train on this many records at most (chosen by the seed); null is all.",
+    )
+    sample_seed: Seed | None = Field(
+        default=None,
+        description="Seed that chooses the max_train_samples records, so that runs of several seeds train on the same "
+        "ones; null is the run's own seed.",
     )
 
     @model_validator(mode="after")
@@ -269,7 +274,7 @@ def _device(name: str) -> str:
 class Config(Section):
     """Everything that decides what a run does. Two runs with equal configs do the same thing."""
 
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
+    seed: Seed = Field(
         default=13, description="Seed of everything random: initial weights, the order of records, dropout."
     )
     device: Annotated[str, AfterValidator(_device)] = Field(

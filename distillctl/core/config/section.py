@@ -41,3 +41,6 @@ Count = Annotated[int, Field(ge=1)]
 """A whole number of things, at least one."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What NumPy and PyTorch both take as a seed."""

@@ -9,11 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distillctl.core.errors import DataError, RunError
+
+try:
+    import fcntl
+except ImportError:  # not on this system
+    fcntl = None  # type: ignore[assignment]
 
 
 def input_key(input_ids: Sequence[int]) -> str:
@@ -25,6 +31,17 @@ def store_name(weights: str, tokenizer: str, decoding: Mapping[str, Any]) -> str
     """Hash (hex, 64 bits) of everything besides the input that a prediction depends on."""
     identity = json.dumps([weights, tokenizer, dict(decoding)], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _alone_with(file: IO[bytes]) -> Iterator[None]:
+    """No other process reads or writes the file meanwhile: what looks like half a line may be one being written.
+
+    Where the system has no such lock (Windows), one process at a time should use a store.
+    """
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, gives it back
+    yield
 
 
 class PredictionStore:
@@ -56,7 +73,7 @@ class PredictionStore:
         lines = "".join(json.dumps({"input": k, "prediction": t}) + "\n" for k, t in predictions.items())
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
+            with self.path.open("ab") as file, _alone_with(file):
                 file.write(lines.encode("ascii"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -66,23 +83,16 @@ class PredictionStore:
 
     def _read(self) -> dict[str, str]:
         try:
-            content = self.path.read_bytes()
+            with self.path.open("rb") as file, _alone_with(file):
+                content = file.read()
+                *lines, cut = content.split(b"\n")
+                if cut:  # half a line is taken away, or the next one would be appended to it
+                    os.truncate(self.path, len(content) - len(cut))
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be read: {error.strerror}") from error
-        *lines, cut = content.split(b"\n")
-        texts = dict(self._parse(line, number) for number, line in enumerate(lines, start=1))
-        if cut:
-            self._cut_to(len(content) - len(cut))
-        return texts
-
-    def _cut_to(self, length: int) -> None:
-        """Takes half a line away, or the next one would be appended to it."""
-        try:
-            os.truncate(self.path, length)
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written: {error.strerror}") from error
+            raise RunError(f"{self.path}: cannot be read and mended: {error.strerror}") from error
+        return dict(self._parse(line, number) for number, line in enumerate(lines, start=1))
 
     def _parse(self, line: bytes, number: int) -> tuple[str, str]:
         try:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from distillctl.core.analysis.acceptance import Criterion, acceptance, first_not_finite, last_epoch
+from distillctl.core.analysis.acceptance import acceptance, first_not_finite, last_epoch
 from distillctl.core.analysis.comparison import Comparison
+from distillctl.core.analysis.criterion import Criterion
 from distillctl.core.analysis.run_data import Overhead
 from distillctl.core.evaluation.significance import Difference
 from tests.core.analysis.arms import Arm, compared

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from distillctl.core.analysis.figures import interval_text, p_equation, p_text, signed, value_text
+from distillctl.core.analysis.figures import (
+    digits_text,
+    factor_text,
+    interval_text,
+    p_equation,
+    p_text,
+    percent_text,
+    signed,
+    steps_text,
+    value_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,3 +44,38 @@ def test_p_in_running_text() -> None:
 )
 def test_values(value: object, text: str) -> None:
     assert value_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.05601, "0.056x"),
+        (5.0, "5x"),
+        (9.94, "9.9x"),
+        (17.2, "17x"),
+        (1234.5, "1,234x"),
+        (1e300, "> 1,000,000x"),
+        (1e-300, "0x"),
+    ],
+)
+def test_factors(value: float, text: str) -> None:
+    assert factor_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.74, "0.740"), (12.0, "12.0"), (99.96, "100"), (1234.5, "1,234"), (0.0, "0.00")]
+)
+def test_three_digits(value: float, text: str) -> None:
+    assert digits_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0 %"), (0.001, "< 1 %"), (0.5, "50 %"), (0.995, "> 99 %"), (0.99, "99 %"), (1.0, "100 %")],
+)
+def test_percents_are_0_or_100_only_if_it_is_that(share: float, text: str) -> None:
+    assert percent_text(share) == text
+
+
+def test_counted_steps() -> None:
+    assert (steps_text(1), steps_text(1000)) == ("1 step", "1,000 steps")

@@ -14,7 +14,7 @@ from matplotlib import image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from distillctl.core.analysis import plots
+from distillctl.core.analysis import drawing
 from distillctl.core.analysis.comparison import Comparison
 from distillctl.core.analysis.curves import core_median
 from distillctl.core.analysis.names import METRIC_TITLES
@@ -134,7 +134,7 @@ def test_several_seeds_share_a_picture(drawn: Mapping[str, bytes], tmp_path: Pat
 def test_whatever_a_run_lacks_the_others_are_drawn_without_a_warning(
     arm: Arm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plots, "DPI", 40)
+    monkeypatch.setattr(drawing, "DPI", 40)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tuple(draw_plots(compared(tmp_path, [Arm()], [arm]))) == PICTURES

@@ -183,6 +183,15 @@ def test_packages_without_tests_are_passed_over_with_a_note(tmp_path: Path, monk
     ]
 
 
+def test_packages_that_came_with_the_sweep_leave_the_default_corpus_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_demo(tmp_path, monkeypatch)
+    monkeypatch.setattr(mining, "dependency_names", lambda: ["alembic", "demo-pkg", "sqlalchemy"])
+    assert [package.name for package in choose_packages(None)[0]] == ["demo-pkg"]
+    assert [package.name for package in choose_packages(["sqlalchemy"])[0]] == ["sqlalchemy"]
+
+
 def test_no_package_left_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, "bare", {"bare.py": "x = 1"})
     with pytest.raises(DataError) as caught:

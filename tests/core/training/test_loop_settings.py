@@ -126,3 +126,17 @@ def test_bf16_lasts_beyond_an_epochs_end_and_a_resume(make: Make, bf16: bool, ti
     seen = head_inputs(again)
     again._step(3)
     assert set(seen) == {wanted}
+
+
+def test_runs_of_other_seeds_can_train_on_the_same_records(make: Make) -> None:
+    few = "data.max_train_samples=9"
+    fingerprints = {
+        name: make(name, few, *settings).data_fingerprint
+        for name, settings in {
+            "a": ["seed=1"],
+            "b": ["seed=2"],
+            "c": ["seed=1", "data.sample_seed=2"],
+            "d": ["seed=2", "data.sample_seed=1"],
+        }.items()
+    }
+    assert fingerprints["a"] == fingerprints["d"] != fingerprints["b"] == fingerprints["c"]

@@ -1,0 +1,100 @@
+"""One trial of a sweep: a normal training in a directory of its own, scored on dev.
+
+It runs in the sweep's own process, not in a child: the corpus is read once, nothing is imported anew, and a killed
+sweep leaves no orphan that goes on training into a directory which the next worker takes over. What that gives up is
+a trial that takes the whole process with it (the kernel's out-of-memory killer); the next start counts such deaths
+and, after five in the same trial, calls it failed.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import shutil
+from pathlib import Path
+
+import torch
+
+from distillctl.core.analysis.run_data import RunData, read_run
+from distillctl.core.config import Config
+from distillctl.core.data.corpus import Corpus
+from distillctl.core.distillation import distil
+from distillctl.core.errors import DataError
+from distillctl.core.evaluation.corpus_sums import COLUMNS
+from distillctl.core.evaluation.significance import cluster_sums
+from distillctl.core.materials import load_models
+from distillctl.core.models.loading import load_encoder
+from distillctl.core.progress import Reporter
+from distillctl.core.run_dir import RunDirectory
+from distillctl.core.sweep.plan import SPLIT, Sweep, Trial
+from distillctl.core.sweep.study import FileSums, Result
+from distillctl.core.training.accelerator import make_accelerator, resolve_precision
+
+_COUNTS = [COLUMNS.index(name) for name in ("tp", "fp", "fn")]
+
+
+def check_models(sweep: Sweep) -> None:
+    """Loads every combination of student, teacher, encoder and device that the trials name, before anything starts.
+
+    Raises UsageError or DataError for what cannot be loaded or does not fit together.
+    """
+    seen: list[object] = []
+    for trial in sweep.trials:
+        config = resolve_precision(trial.config)
+        named = (config.student, config.teacher, config.encoder, config.device)
+        if named in seen:
+            continue
+        seen.append(named)
+        make_accelerator(config.device, bf16=config.training.bf16 is True)
+        load_models(config)
+        if config.encoder.model != "teacher":
+            load_encoder(config.encoder.model)
+
+
+class TrainedTrial:
+    """The objective of a real sweep: trains a trial and scores it. The corpus is read once for all of them."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+
+    def __call__(self, trial: Trial, reporter: Reporter) -> Result:
+        config = trial.config
+        try:
+            try:
+                seconds = self._train(config, reporter)
+            except DataError:
+                if not (Path(config.output_dir) / "checkpoints").is_dir():
+                    raise
+                # What a dead worker left cannot be gone on with (another device, a damaged checkpoint): from the start.
+                shutil.rmtree(config.output_dir)
+                seconds = self._train(config, reporter)
+        finally:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        run = read_run(config.output_dir, SPLIT)
+        return Result(_f1(run), file_sums(run), run.facts("fingerprints")[SPLIT], len(run.rows), seconds)
+
+    def _train(self, config: Config, reporter: Reporter) -> float:
+        """Trains, from the last checkpoint where a worker died in this trial; returns the seconds in all."""
+        folder = Path(config.output_dir)
+        resume = (folder / "run.json").is_file()
+        if resume and RunDirectory.open(folder).record().get("status") == "failed":
+            resume = False  # tried again: what failed may lie in its files
+        if folder.is_dir() and not resume:
+            shutil.rmtree(folder)
+        outcome = distil(config, reporter, resume=resume, corpus=self._corpus)
+        return sum(outcome.seconds.values())
+
+
+def file_sums(run: RunData) -> FileSums:
+    """True positives, false positives and false negatives per file: all that F1 and its interval need."""
+    names = sorted(set(run.clusters))
+    sums = cluster_sums(run.sums[:, _COUNTS], run.clusters)
+    keys = [hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12] for name in names]
+    return {key: (int(tp), int(fp), int(fn)) for key, (tp, fp, fn) in zip(keys, sums.tolist(), strict=True)}
+
+
+def _f1(run: RunData) -> float:
+    tp, fp, fn = run.sums[:, _COUNTS].sum(axis=0).tolist()
+    return 200 * tp / (2 * tp + fp + fn) if tp else 0.0
