@@ -165,5 +165,6 @@ class CacheOpener:
             "gradient_cosine": None if fidelity is None else fidelity.cosine,
             "tail_mass": None if fidelity is None else fidelity.tail_mass,
             "tail_bound": None if fidelity is None else fidelity.bound,
+            "fidelity_tokens": None if fidelity is None else fidelity.tokens,
             "difference_from_live": difference,
         }
