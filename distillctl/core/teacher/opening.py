@@ -83,7 +83,7 @@ class CacheOpener:
     def path(self) -> Path:
         """``teacher.cache_dir``, else a directory of the user's cache that the identity names."""
         chosen = self._config.teacher.cache_dir
-        return Path(chosen).expanduser() if chosen else cache_directory() / "teacher" / self.identity.name
+        return Path(chosen) if chosen else cache_directory() / "teacher" / self.identity.name
 
     def outlook(self) -> str:
         """One line: what is there, and what a training would capture first. Writes nothing."""
