@@ -62,7 +62,7 @@ def capture(
         cache: gets a shard whenever one is full, and the rest at the end, or when stopped by Ctrl-C.
         teacher: on the device that should do the work.
         examples: distinct.
-        facts: what the manifest says besides: precision, fidelity.
+        facts: what the manifest says besides: the precisions of the teacher so far.
         autocast: the precision of the teacher.
         on_progress: called with (examples done, examples in all) after every batch.
 
@@ -162,8 +162,7 @@ def verify_sample(
         tail = (torch.exp(top.tail) - (1 - expected.sum(dim=-1))).abs()
         difference = torch.maximum((kept - expected).abs().amax(dim=-1), tail)
     largest = float((difference * batch.valid).max())
-    precisions = {precision, str(cached.cache.facts.get("precision", "float32"))}
-    tolerance = max(TOLERANCES.get(name, TOLERANCES["float32"]) for name in precisions)
+    tolerance = max(TOLERANCES[name] for name in {precision, *cached.cache.facts["precisions"]})
     if not largest <= tolerance:
         raise DataError(
             f"{cached.cache.path}: the live teacher gives other probabilities than its cache (by up to {largest:.2g}, "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -135,13 +134,9 @@ class CacheOpener:
             cache.check_files(task.update)
 
     def _capture(self, cache: CacheDirectory, reporter: Reporter) -> None:
-        facts = {
-            "precision": self._precision,
-            "device": str(next(self._live.model.parameters()).device),
-            "fidelity": None if self.fidelity is None else asdict(self.fidelity),
-        }
         with cache.capturing(lambda: reporter.note(f"{self.path}: another process captures it; waiting for it")):
             missing = CacheReader(cache).missing(self._examples)
+            facts = {"precisions": sorted({self._precision, *cache.facts.get("precisions", ())})}
             if missing:
                 with reporter.task("capturing the teacher", len(missing)) as task:
                     capture(cache, self._live, missing, facts, self._autocast, task.update)
@@ -156,7 +151,7 @@ class CacheOpener:
             "top_k": self.identity.top_k,
             "vocabulary": self.identity.vocabulary,
             "temperature": self.identity.temperature,
-            "precision": cache.facts.get("precision"),
+            "precision": ", ".join(cache.facts["precisions"]),
             "examples": cache.examples,
             "target_tokens": cache.tokens,
             "shards": len(cache.shards),

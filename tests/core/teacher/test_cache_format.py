@@ -47,7 +47,7 @@ def append(cache: CacheDirectory, numbers: list[int], facts: dict[str, Any] | No
 @pytest.fixture
 def cache(tmp_path: Path) -> CacheDirectory:
     made = CacheDirectory(tmp_path / "cache", WANTED)
-    append(made, [3, 1, 4], {"precision": "float32"})
+    append(made, [3, 1, 4], {"precisions": ["float32"]})
     append(made, [15, 9, 2])
     return made
 
@@ -56,7 +56,7 @@ def test_what_is_written_is_read_by_example_and_not_by_place(cache: CacheDirecto
     again = CacheDirectory(cache.path, WANTED)
     again.check_files()
     assert (again.tokens, again.examples, len(again.shards)) == (18, 6, 2)
-    assert again.facts == {"precision": "float32"}
+    assert again.facts == {"precisions": ["float32"]}
     reader = CacheReader(again)
     for number in (9, 4, 3, 15, 1, 2):
         assert np.array_equal(reader.rows(example(number)), rows_of(number))

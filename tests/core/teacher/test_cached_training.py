@@ -114,6 +114,14 @@ def test_more_records_are_added_to_what_is_there(tiny: Tiny, tmp_path: Path) -> 
         assert one == pytest.approx(other, abs=1e-4)
 
 
+def test_a_cache_may_hold_both_precisions_and_says_so(tiny: Tiny, tmp_path: Path) -> None:
+    run(cached(tiny, tmp_path / "one", "data.max_train_samples=16", "training.bf16=true"))
+    assert record(tmp_path / "one")["teacher_cache"]["precision"] == "bf16"
+    run(cached(tiny, tmp_path / "two"))
+    facts = record(tmp_path / "two")["teacher_cache"]
+    assert (facts["precision"], facts["examples"]) == ("bf16, float32", 48)
+
+
 def test_without_a_directory_the_cache_is_named_after_what_it_is_of(tiny: Tiny, tmp_path: Path) -> None:
     names = set()
     settings = ([], ["teacher.top_k=16"], ["objective.jsd.temperature=2"], ["data.max_source_length=40"])
