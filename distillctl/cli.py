@@ -235,18 +235,39 @@ def prepare(
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write the records to this JSONL file too."),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Check the teacher cache and show what it holds, without capturing anything."),
+    ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="MODEL", help="Path or hub name; embedded: the shipped one."),
+    ] = None,
     data: Data = None,
     packages: Packages = None,
     mask: Mask = None,
+    max_train_samples: MaxTrainSamples = None,
+    device: Device = None,
     debug: Debug = False,
 ) -> None:
-    """Mine the corpus ahead of time and show what is in it."""
-    options = {"--data": data, "--packages": packages, "--mask": mask}
+    """Mine the corpus and capture the teacher ahead of time, and show what is in both.
+
+    The teacher is captured where the settings say teacher.mode=cached. Stopped and started again, it goes on where it
+    was.
+    """
+    options = {
+        "--teacher": teacher,
+        "--data": data,
+        "--packages": packages,
+        "--mask": mask,
+        "--max-train-samples": max_train_samples,
+        "--device": device,
+    }
     with errors_as_exit_codes(debug):
         resolved = resolve(config, settings, options)
         from distillctl.commands import prepare as command
 
-        command.run(resolved, output=output)
+        command.run(resolved, output=output, verify=verify)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from distillctl.core.losses.term import LossBatch, Term
 from distillctl.core.training.gate import check_terms_reach_student
-from tests.toys import TinyStudent, World, make_outputs, micro_batch
+from tests.toys import TinyStudent, World, make_outputs, micro_batch, with_top
 
 
 def value_and_gradient(term: Term, world: World, logits: Tensor, batch: LossBatch) -> tuple[Tensor, Tensor]:
@@ -77,6 +77,8 @@ def assert_ignores_padding(term: Term, world: World) -> None:
     assert teacher is not None
     assert gold is not None
     dirty = replace(batch, teacher_logits=noisy(teacher), gold_states=noisy(gold))
+    dirty = with_top(dirty, lambda tensor: torch.where(valid, tensor, 0.5), ["logits"])
+    dirty = with_top(dirty, lambda tensor: torch.where(batch.valid, tensor, 3.0), ["log_sum_exp", "tail"])
     dirty_value, dirty_gradient = value_and_gradient(term, world, noisy(world.logits), dirty)
     assert_close(dirty_value, value)
     assert_close(dirty_gradient, gradient)
@@ -139,7 +141,7 @@ def _widen(batch: LossBatch, extra: int) -> LossBatch:
     assert batch.token_weights is not None
     assert batch.gold_states is not None
     return replace(
-        batch,
+        with_top(batch, lambda tensor: _pad(tensor, extra, 0)),
         labels=_pad(batch.labels, extra, -100),
         teacher_logits=_pad(batch.teacher_logits, extra, 3.0),
         token_weights=_pad(batch.token_weights, extra, 1.0),

@@ -62,6 +62,34 @@ def jsd(
     return total, count
 
 
+def jsd_top_k(
+    logits: Sequence[Sequence[Vector]],
+    ids: Sequence[Sequence[Sequence[int]]],
+    kept: Sequence[Sequence[Vector]],
+    log_sum_exp: Sequence[Vector],
+    tail: Sequence[Vector],
+    labels: Sequence[Sequence[int]],
+    temperature: float,
+    gating: bool = False,
+) -> tuple[float, int]:
+    """:func:`jsd` over the kept ids and one atom of all others; ``kept`` are the teacher's logits of the ids."""
+    total, count = 0.0, 0
+    for b, row in enumerate(labels):
+        for t, y in enumerate(row):
+            if y == -100:
+                continue
+            student = softmax(logits[b][t], temperature)
+            q = [student[i] for i in ids[b][t]]
+            p = [math.exp(z / temperature - log_sum_exp[b][t]) for z in kept[b][t]]
+            gold = p[list(ids[b][t]).index(y)]
+            if len(q) < len(student):
+                q.append(sum(s for i, s in enumerate(student) if i not in ids[b][t]))
+                p.append(math.exp(tail[b][t]))
+            total += temperature**2 * jsd_of(p, q) * (gold if gating else 1.0)
+            count += 1
+    return total, count
+
+
 def dot(a: Vector, b: Vector) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
 

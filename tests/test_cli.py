@@ -98,7 +98,7 @@ CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
         [*TEACH, "data.path=x", "data.mask=all", "data.max_train_samples=3", "device=cpu"],
         {"overwrite": False},
     ),
-    ("prepare", "prepare", [], {"output": None}),
+    ("prepare", "prepare", [], {"output": None, "verify": False}),
     ("evaluate x", "evaluate", ["evaluation.limit=0"], PLAIN_EVALUATE),
     ("evaluate x --set evaluation.limit=7", "evaluate", ["evaluation.limit=7"], PLAIN_EVALUATE),
     (
@@ -114,8 +114,14 @@ CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
         PLAIN_EVALUATE | {"with_teacher": False, "output": "out"},
     ),
     ("evaluate x --teacher t", "evaluate", ["evaluation.limit=0"], PLAIN_EVALUATE | {"teacher": "t"}),
-    ("prepare --packages a -o x.jsonl", "prepare", ["data.packages=[a]"], {"output": "x.jsonl"}),
-    ("prepare --data a --mask all --output o", "prepare", ["data={path: a, mask: all}"], {"output": "o"}),
+    ("prepare --packages a -o x.jsonl", "prepare", ["data.packages=[a]"], {"output": "x.jsonl", "verify": False}),
+    (
+        "prepare --data a --mask all --output o",
+        "prepare",
+        ["data={path: a, mask: all}"],
+        {"output": "o", "verify": False},
+    ),
+    ("prepare --verify --teacher T", "prepare", ["teacher.model=T"], {"output": None, "verify": True}),
 ]
 
 

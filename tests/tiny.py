@@ -15,7 +15,7 @@ from distillctl.core.config import Config, load_config
 from distillctl.core.data.records import Record, fingerprint, read_jsonl, write_jsonl
 from distillctl.core.data.splits import split_of
 from distillctl.core.data.tokenizer import train_tokenizer
-from distillctl.core.materials import encode_data, load_models, make_guides, open_data, with_bank
+from distillctl.core.materials import encode_data, load_models, make_guides, open_data, with_bank, with_teacher_cache
 from distillctl.core.models.loading import save_model
 from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir import RunDirectory
@@ -144,6 +144,7 @@ def make_trainer(config: Config, score_dev: Callable[[Any], float] | None = None
     models = load_models(config)
     encoded = encode_data(config, data, models.tokenizer, SilentReporter())
     guides, _ = make_guides(config, models, encoded.train, accelerator.device)
+    guides, _ = with_teacher_cache(config, guides, models, encoded.train, SilentReporter(), accelerator.autocast)
     guides, _ = with_bank(guides, encoded.train, SilentReporter())
     return Trainer(
         config,

@@ -12,6 +12,7 @@ from transformers import RobertaConfig, RobertaModel, T5Config, T5EncoderModel
 from distillctl.core.encoder.frozen import FrozenEncoder
 from distillctl.core.losses.contrastive import unit_vectors
 from distillctl.core.losses.term import LossBatch, StudentOutputs
+from distillctl.core.teacher.rows import Layout
 
 VOCAB = 11
 
@@ -129,7 +130,28 @@ def micro_batch(batch: LossBatch, rows: slice) -> LossBatch:
     """Some examples of a batch; the step-wide tensors stay whole."""
     per_example = ("labels", "teacher_logits", "token_weights", "gold_states", "step_rows")
     cut = {name: getattr(batch, name) for name in per_example}
-    return replace(batch, **{name: None if value is None else value[rows] for name, value in cut.items()})
+    part = replace(batch, **{name: None if value is None else value[rows] for name, value in cut.items()})
+    return with_top(part, lambda tensor: tensor[rows])
+
+
+TOP_TENSORS = ("ids", "logits", "log_sum_exp", "tail")
+
+
+def with_top(batch: LossBatch, change: Callable[[Tensor], Tensor], names: Sequence[str] = TOP_TENSORS) -> LossBatch:
+    """The batch with some tensors of a cached teacher changed, where it has one."""
+    if batch.teacher_top is None:
+        return batch
+    changed = {name: change(getattr(batch.teacher_top, name)) for name in names}
+    return replace(batch, teacher_top=replace(batch.teacher_top, **changed))
+
+
+def cached(world: World, k: int, temperature: float = 1.0) -> World:
+    """The world with what a cache of ``k`` ids would give of its teacher, in the world's precision."""
+    logits, labels = world.batch.teacher_logits, world.batch.labels
+    assert logits is not None
+    flat = Layout(k, logits.shape[-1], temperature).top(logits.flatten(0, 1), labels.clamp(min=0).flatten())
+    batch = with_top(replace(world.batch, teacher_top=flat), lambda t: t.unflatten(0, labels.shape))
+    return replace(world, batch=with_top(batch, lambda t: t.to(world.logits.dtype), TOP_TENSORS[1:]))
 
 
 class TinyStudent(nn.Module):

@@ -1,11 +1,11 @@
-"""``distillctl prepare``: mine or read the corpus ahead of time and show what is in it."""
+"""``distillctl prepare``: the corpus and the teacher cache ahead of time, and what is in them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distillctl.console import ConsoleReporter, table
 from distillctl.core.config.schema import Config
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from distillctl.core.data.splits import Split
 
 
-def run(config: Config, *, output: str | None = None) -> None:
-    """Opens the corpus as configured, prints its sizes, and writes it as JSONL where asked to."""
+def run(config: Config, *, output: str | None = None, verify: bool = False) -> None:
+    """Opens the corpus as configured, prints its sizes, and writes it as JSONL where asked to.
+
+    With ``teacher.mode: cached`` captures the teacher cache, or what it lacks, and shows it; with ``verify`` checks it
+    and writes nothing to it.
+    """
     from distillctl.core.data.splits import SPLITS
-    from distillctl.core.materials import read_corpus
+    from distillctl.core.materials import prepare_teacher_cache, read_corpus
 
     if output is not None:
         _check_output(Path(output), config.data.path)
@@ -31,6 +35,9 @@ def run(config: Config, *, output: str | None = None) -> None:
     if output is not None:
         written = _write(Path(output), [record for split in SPLITS for record in records[split]])
         reporter.note(f"{written:,} records written to {output}")
+    if verify or config.teacher.mode == "cached":
+        facts = prepare_teacher_cache(config, corpus, reporter, capture=not verify)
+        reporter.show_facts("Teacher cache", _cache_rows(facts))
 
 
 def _check_output(output: Path, source: str | None) -> None:
@@ -52,6 +59,27 @@ def _show(corpus: Corpus, records: Mapping[Split, list[Record]], reporter: Conso
     reporter.console.print(table(corpus.identity, ["project", *records], rows))
     for name, count in corpus.counts.items():
         reporter.note(f"{name.replace('_', ' ')}: {count:,}")
+
+
+def _cache_rows(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What a teacher cache is of, holds and costs, in the order in which one would ask."""
+    rows = {
+        "directory": facts["directory"],
+        "teacher": facts["teacher"][:16],
+        "ids kept": f"{facts['top_k']:,} of {facts['vocabulary']:,}",
+        "temperature": f"{facts['temperature']:g}",
+        "precision": facts["precision"],
+        "examples": f"{facts['examples']:,}",
+        "target tokens": f"{facts['target_tokens']:,} in {facts['shards']:,} shards",
+        "bytes per token": f"{facts['bytes_per_token']:.1f}",
+        "size": f"{facts['bytes'] / 2**20:,.1f} MiB",
+    }
+    if facts["tail_bound"] is not None:
+        rows |= {
+            "gradient cosine": f"{facts['gradient_cosine']:.4f}",
+            "tail": f"{facts['tail_mass']:.2%} of the teacher; hides at most {facts['tail_bound']:.2g} nats a token",
+        }
+    return rows | {"live teacher": f"probabilities differ by {facts['difference_from_live']:.1e} at most"}
 
 
 def _write(output: Path, records: list[Record]) -> int:

@@ -21,12 +21,14 @@ from distillctl.core.materials import (
     Data,
     EncodedData,
     Models,
+    cache_opener,
     encode_data,
     load_models,
     make_guides,
     new_teacher,
     open_data,
     with_bank,
+    with_teacher_cache,
 )
 from distillctl.core.models.loading import (
     save_model,
@@ -114,7 +116,8 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     data = open_data(config, reporter)
     models = load_models(config)
     encoded = encode_data(config, data, models.tokenizer, reporter)
-    make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses
+    guides, _ = make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses
+    opener = cache_opener(config, guides, models, encoded.train)
     if resume:
         _checkpoint(config, fingerprint(encoded.train.records))
     facts: dict[str, object] = {
@@ -126,6 +129,8 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     for role, model in (("student", models.student), ("teacher", models.teacher)):
         if model is not None:
             facts[f"{role} parameters"] = f"{sum(p.numel() for p in model.parameters()):,}"
+    if opener is not None:
+        facts["teacher cache"] = opener.outlook()
     return facts
 
 
@@ -171,6 +176,10 @@ def _run(
     if models.teacher is not None:
         models.teacher.to(device)
     guides, facts = make_guides(config, models, encoded.train, device)
+    if config.teacher.mode == "cached":
+        with clock.phase("teacher cache"):
+            guides, cached = with_teacher_cache(config, guides, models, encoded.train, reporter, accelerator.autocast)
+            facts |= cached
     data_fingerprint = fingerprint(encoded.train.records)
     checkpoint = _checkpoint(config, data_fingerprint) if resume else None
     # Everything that is read has been by now, and bad input refused: from here on files are written.

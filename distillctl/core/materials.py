@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from transformers import set_seed
 
 from distillctl.core.config.schema import DRAWN_INITS, SHAPED_INITS, Config
 from distillctl.core.data.corpus import Corpus, open_corpus
@@ -22,7 +24,10 @@ from distillctl.core.models.loading import EMBEDDED, freeze, load_encoder, load_
 from distillctl.core.models.student import draw_weights, embedded_shape, make_student, with_layers
 from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
 from distillctl.core.progress import Reporter
+from distillctl.core.teacher.capture import Autocast
 from distillctl.core.teacher.live import LiveTeacher
+from distillctl.core.teacher.opening import CacheOpener
+from distillctl.core.training.accelerator import make_accelerator, resolve_precision
 from distillctl.core.training.step_inputs import Guides
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
 
@@ -120,6 +125,57 @@ def make_guides(config: Config, models: Models, train: Encoded, device: torch.de
     if "focal" in active and settings.weight > 1:
         critical = CriticalTokens(models.tokenizer, main_language(train.records), settings.extra)
     return Guides(live, encoder, None, critical), facts
+
+
+def cache_opener(
+    config: Config, guides: Guides, models: Models, train: Encoded, autocast: Autocast = nullcontext
+) -> CacheOpener | None:
+    """What opens the run's teacher cache; None where the teacher is to run live, or no term asks for it.
+
+    Call it before the training: it may look at how the student begins.
+    """
+    if config.teacher.mode != "cached" or not isinstance(guides.teacher, LiveTeacher):
+        return None
+    assert models.shared_vocabulary is not None
+    return CacheOpener(
+        config, guides.teacher, models.student, models.tokenizer, models.shared_vocabulary, train.examples, autocast
+    )
+
+
+def with_teacher_cache(
+    config: Config, guides: Guides, models: Models, train: Encoded, reporter: Reporter, autocast: Autocast
+) -> tuple[Guides, dict[str, Any]]:
+    """The guides with a teacher that is read from its cache, captured where it is not there; and facts about it."""
+    opener = cache_opener(config, guides, models, train, autocast)
+    if opener is None:
+        return guides, {}
+    cached, facts = opener.open(reporter)
+    return replace(guides, teacher=cached), {"teacher_cache": facts}
+
+
+def prepare_teacher_cache(config: Config, corpus: Corpus, reporter: Reporter, *, capture: bool) -> dict[str, Any]:
+    """Captures, or only checks, the teacher cache that a training with this configuration opens; facts about it.
+
+    Raises:
+        UsageError: no term learns from the teacher, or there is no cache to check.
+        DataError: the cache is damaged or of something else, or does not hold every example and ``capture`` is off.
+    """
+    if not set(config.objective.active_terms) & TEACHER_TERMS:
+        raise UsageError("objective.jsd is off, so nothing reads a teacher cache. Give it a weight")
+    teacher = config.teacher.model_copy(update={"mode": "cached"})
+    config = resolve_precision(config).model_copy(update={"teacher": teacher})
+    records = training_sample(corpus.records("train"), config.data.max_train_samples, config.seed)
+    set_seed(config.seed)  # as in a training: the student begins the same
+    models = load_models(config)
+    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
+    models.student.to(accelerator.device)
+    assert models.teacher is not None
+    guides = Guides(LiveTeacher(models.teacher.to(accelerator.device)))
+    train = make_encoder(config, models.tokenizer).encode(records)
+    reporter.note(f"train: {train.summary()}")
+    opener = cache_opener(config, guides, models, train, accelerator.autocast)
+    assert opener is not None
+    return opener.open(reporter, capture=capture)[1]
 
 
 def with_bank(guides: Guides, train: Encoded, reporter: Reporter) -> tuple[Guides, dict[str, Any]]:

@@ -88,3 +88,113 @@ def test_bad_records_are_told_as_in_training(tiny: Tiny, tmp_path: Path, capsys:
     assert f"{broken}:2: not valid JSON" in capsys.readouterr().err
     assert cli.run(["prepare", "--data", str(tmp_path / "none.jsonl")]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+# --- the teacher cache ----------------------------------------------------------------------------------------
+
+
+def prepare(tiny: Tiny, cache: Path, *flags: str, settings: tuple[str, ...] = ()) -> int:
+    """Exit code of ``prepare`` for a cache of 64 ids."""
+    own = ("teacher.mode=cached", "teacher.top_k=64", f"teacher.cache_dir={cache}", *settings)
+    return cli.run(tiny.argv("prepare", "unused", *own, flags=flags))
+
+
+def cells(shown: str) -> dict[str, str]:
+    """The rows of two columns, by the first."""
+    rows = [[cell.strip() for cell in line.strip("│┃ ").split("│")] for line in shown.splitlines() if "│" in line]
+    return {row[0]: row[1] for row in rows if len(row) == 2}
+
+
+def test_the_teacher_is_captured_and_shown(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = tmp_path / "cache"
+    assert prepare(tiny, cache) == 0
+    shown = capsys.readouterr().out
+    assert "capturing the teacher: " in shown and "teacher cache, k=64: gradient cosine 0." in shown
+    found = cells(shown)
+    assert found["ids kept"] == f"64 of {len(tiny.tokenizer)}"
+    assert found["examples"] == "48"
+    assert 264 < float(found["bytes per token"]) < 270
+    tokens = int(found["target tokens"].split()[0])
+    total = sum(file.stat().st_size for file in cache.iterdir())
+    assert float(found["bytes per token"]) == pytest.approx(total / tokens, abs=0.06)
+    assert {"directory", "teacher", "size", "gradient cosine", "tail", "live teacher"} <= found.keys()
+
+
+def test_what_prepare_captured_a_training_only_reads(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare(tiny, tmp_path / "cache") == 0
+    moved = (tmp_path / "cache").rename(tmp_path / "from another machine")
+    before = {file.name: file.read_bytes() for file in moved.iterdir()}
+    own = ("teacher.mode=cached", "teacher.top_k=64", f"teacher.cache_dir={moved}")
+    assert cli.run(tiny.argv("train", tmp_path / "run", *own)) == 0
+    assert "capturing" not in capsys.readouterr().out.split("Teacher cache")[-1]
+    assert {file.name: file.read_bytes() for file in moved.iterdir()} == before
+
+
+def test_verify_checks_and_captures_nothing(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = tmp_path / "cache"
+    assert prepare(tiny, cache, "--verify") == 2
+    assert f"{cache}: there is no teacher cache. distillctl prepare makes it" in capsys.readouterr().err
+    assert not cache.exists()
+    assert prepare(tiny, cache, settings=("data.max_train_samples=20",)) == 0
+    assert prepare(tiny, cache, "--verify", settings=("data.max_train_samples=20",)) == 0
+    assert cells(capsys.readouterr().out)["examples"] == "20"
+    assert prepare(tiny, cache, "--verify") == 3
+    assert "lacks 28 of 48 examples. distillctl prepare captures them" in capsys.readouterr().err
+    assert prepare(tiny, cache) == 0
+    # Whatever the mode of the training: who asks to verify asks for the cache.
+    assert prepare(tiny, cache, "--verify", settings=("teacher.mode=live",)) == 0
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "other k"])
+def test_a_bad_cache_is_exit_code_3(
+    tiny: Tiny, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    assert prepare(tiny, cache) == 0
+    rows, index = cache / "shard-00000.rows", cache / "shard-00000.index"
+    if damage == "flip":
+        rows.write_bytes(rows.read_bytes()[:-1] + bytes([rows.read_bytes()[-1] ^ 1]))
+    elif damage == "cut":
+        index.write_bytes(index.read_bytes()[:-1])
+    elif damage == "missing":
+        rows.unlink()
+    other = ("teacher.top_k=32",) if damage == "other k" else ()
+    for flags in ((), ("--verify",)):
+        assert prepare(tiny, cache, *flags, settings=other) == 3
+        message = capsys.readouterr().err
+        assert len(message.strip().splitlines()) <= 2
+        assert ("something else" if other else "damaged teacher cache") in message
+
+
+def test_a_full_disk_while_capturing_is_exit_code_5_and_goes_on_later(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from distillctl.core.run_dir import files
+
+    write, written = files.write_atomically, []
+
+    def full(path: Path, content: str | bytes) -> None:
+        written.append(path)
+        if len(written) > 5:
+            with files.writing(path):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distillctl.core.teacher.cache_format.write_atomically", full)
+        patch.setattr("distillctl.core.teacher.capture.SHARD_BYTES", 1)
+        patch.setattr("distillctl.core.teacher.batching.LOGITS", 100_000)
+        assert prepare(tiny, tmp_path / "cache") == 5
+    message = capsys.readouterr().err
+    assert "No space left on device; free some space. The " in message and "start again, and it goes on" in message
+    assert prepare(tiny, tmp_path / "cache") == 0
+    assert cells(capsys.readouterr().out)["examples"] == "48"
+
+
+def test_a_cache_that_nothing_would_read_is_not_made(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare(tiny, tmp_path / "cache", settings=("objective.jsd.weight=0",)) == 2
+    assert "objective.jsd is off, so nothing reads a teacher cache" in capsys.readouterr().err

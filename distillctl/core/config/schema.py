@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -126,8 +127,18 @@ class TeacherConfig(Section):
         default="embedded",
         description="A local path or hub name; embedded is the small teacher in the package.",
     )
-    mode: Literal["live"] = Field(
-        default="live", description="live: the teacher runs on every batch beside the student."
+    mode: Literal["live", "cached"] = Field(
+        default="live",
+        description="live: the teacher runs on every batch beside the student. cached: its outputs are captured once, "
+        "before the first step, and read from disk.",
+    )
+    top_k: Count | None = Field(
+        default=None,
+        description="Ids a token keeps in the cache; null is the fewest that keep the gradient (cosine 0.99).",
+    )
+    cache_dir: Text | None = Field(
+        default=None,
+        description="Directory of the cache; null is one in $DISTILLCTL_CACHE, named after what the cache is made of.",
     )
 
 
@@ -288,6 +299,16 @@ class Config(Section):
                 "negatives",
                 "objective.contrastive: a batch of one with in-batch negatives has no negatives. Raise "
                 "training.per_device_train_batch_size or gradient_accumulation_steps, or set the weight to 0",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cache_outlives_the_run(self) -> Config:
+        cache = self.teacher.cache_dir
+        if cache is not None and Path(cache).resolve().is_relative_to(Path(self.output_dir).resolve()):
+            raise PydanticCustomError(
+                "cache_dir",
+                "teacher.cache_dir lies in output_dir, which --overwrite empties: choose a directory beside it",
             )
         return self
 

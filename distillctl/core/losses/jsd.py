@@ -1,7 +1,7 @@
-"""Jensen-Shannon divergence of teacher and student, dense form: a live teacher, every id an atom, no tail.
+"""Jensen-Shannon divergence of teacher and student, in two forms; :class:`JsdTerm` picks by what the batch carries.
 
-The top-k + tail form that reads a teacher cache belongs beside :func:`jsd_per_token` as a second pure
-function with the same return value; :class:`JsdTerm` then picks by what the batch carries.
+Dense (:func:`jsd_per_token`): every id an atom. Top-k (:func:`jsd_top_k`), of a teacher cache: the kept ids are
+atoms, and all others together are one more.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from distillctl.core.losses.term import (
     Group,
     LossBatch,
     StudentOutputs,
+    TeacherTop,
     TermSum,
     require,
     valid_tokens,
@@ -68,6 +69,83 @@ def jsd_per_token(logits: Tensor, teacher_logits: Tensor, temperature: float = 1
     return result
 
 
+class _TopKJsd(torch.autograd.Function):
+    """Value and gradient in one pass, keeping one dense tensor as :class:`_DenseJsd` does."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, p_top: Tensor, p_tail: Tensor, temperature: float) -> Tensor:
+        q = torch.softmax(logits / temperature, dim=-1)
+        q_top = q.gather(-1, ids)
+        # The tail is summed and not taken as 1 - sum(q_top), which is rounding where the student is sure of itself.
+        q_tail = q.scatter_(-1, ids, 0.0).sum(dim=-1)
+        q.scatter_(-1, ids, q_top)
+        top, top_log_share = _atom(p_top, q_top)
+        tail, tail_log_share = _atom(p_tail, q_tail)
+        a = 0.5 * q_top * (top_log_share - tail_log_share.unsqueeze(-1))
+        gradient = q.mul_(-a.sum(dim=-1, keepdim=True)).scatter_add_(-1, ids, a)
+        ctx.save_for_backward(gradient.mul_(temperature))
+        return (top.sum(dim=-1) + tail) * temperature**2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad_output.unsqueeze(-1) * gradient, None, None, None, None
+
+
+def _atom(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """(an atom's part ``0.5 p ln(p/m) + 0.5 q ln(q/m)`` of the divergence, ``ln(q/m)``); 0 where p = q = 0.
+
+    Precise where p is close to q, and clamped, as in :class:`_DenseJsd`.
+    """
+    info = torch.finfo(q.dtype)
+    ratio = ((p - q) / (p + q).clamp(min=info.tiny)).clamp(min=-1 + info.eps, max=1 - info.eps)
+    log_share = torch.log1p(-ratio)
+    return 0.5 * (p * torch.log1p(ratio) + q * log_share), log_share
+
+
+def jsd_top_k(logits: Tensor, teacher: TeacherTop) -> Tensor:
+    r""":func:`jsd_per_token` over the atoms S, the ids that the teacher's cache keeps, and one tail atom T.
+
+    T has the mass of all other ids. The gradient at the logits is ``tau * (a_i - q_i * sum(a))`` with
+    ``a_i = 0.5 q_i [ln(q_i / m_i) - ln(q_T / m_T)]`` on S and 0 elsewhere. Merging atoms never raises the
+    divergence; :func:`tail_bound` says by how much it may lower it. With k = V nothing is left to the tail, whose
+    parts are then 0: the dense form.
+
+    Args:
+        logits: [B,T,V] float, V = ``teacher.width``.
+        teacher: the cached distributions, at their own temperature tau.
+
+    Returns:
+        [B,T] in [0, tau^2 ln 2]. P = (0.5, 0.3 + 0.2), Q = (0.2, 0.2 + 0.6), S = {0}, tau = 1: 0.0507.
+    """
+    p_top, p_tail = (p.detach().to(logits.dtype) for p in _probabilities(teacher))
+    result: Tensor = _TopKJsd.apply(logits, teacher.ids, p_top, p_tail, teacher.temperature)
+    return result
+
+
+def _probabilities(teacher: TeacherTop) -> tuple[Tensor, Tensor]:
+    """([B,T,k] of the kept ids, [B,T] of the tail)."""
+    scaled = teacher.logits / teacher.temperature
+    return torch.exp(scaled - teacher.log_sum_exp.unsqueeze(-1)), torch.exp(teacher.tail)
+
+
+def tail_bound(p_tail: Tensor, q_tail: Tensor, temperature: float) -> Tensor:
+    """The most that merging the tail into one atom can hide of each token's divergence, in nats.
+
+    ``tau^2 m_T H_b(p_T / 2 m_T)``, m_T = (p_T + q_T) / 2, H_b the binary entropy: the tail's own divergence is
+    at most that of two distributions that share no id, for every way to spread p_T and q_T.
+
+    Args:
+        p_tail, q_tail: mass of the tail, teacher and student, any one shape.
+        temperature: tau > 0.
+    """
+    m = (p_tail + q_tail) / 2
+    share = p_tail / (2 * m).clamp(min=torch.finfo(m.dtype).tiny)
+    entropy = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
+    return temperature**2 * m * entropy
+
+
 def teacher_gold_probability(teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """[B,T] the teacher's probability of the gold token at the loss's temperature (of id 0 at padding).
 
@@ -78,9 +156,15 @@ def teacher_gold_probability(teacher_logits: Tensor, labels: Tensor, temperature
     return torch.exp(gold - torch.logsumexp(scaled, dim=-1))
 
 
+def top_gold_probability(teacher: TeacherTop, labels: Tensor) -> Tensor:
+    """[B,T] the same of a cached teacher, which keeps the gold id of every token (something finite at padding)."""
+    p_top, _ = _probabilities(teacher)
+    return (p_top * (teacher.ids == labels.unsqueeze(-1))).sum(dim=-1)
+
+
 @dataclass(frozen=True)
 class JsdTerm:
-    """Sum of :func:`jsd_per_token` over valid tokens; counts valid tokens.
+    """Sum of :func:`jsd_per_token`, or of :func:`jsd_top_k` of a cached teacher, over valid tokens; counts these.
 
     Args:
         temperature: tau > 0.
@@ -93,7 +177,7 @@ class JsdTerm:
 
     Raises:
         UsageError: temperature or shared_vocab is not positive.
-        DataError: the widths do not fit each other or shared_vocab.
+        DataError: the widths do not fit each other or shared_vocab, or a cache was made at another temperature.
     """
 
     temperature: float = 1.0
@@ -112,12 +196,30 @@ class JsdTerm:
         return valid_tokens(batch)
 
     def __call__(self, outputs: StudentOutputs, batch: LossBatch) -> TermSum:
+        if batch.teacher_top is not None:
+            return self._from_cache(outputs.logits, batch, batch.teacher_top)
         teacher_logits = require(batch.teacher_logits, "teacher_logits", self.name).detach()
         student, teacher = self._shared(outputs.logits, teacher_logits)
         weights = batch.valid.to(student.dtype)
         if self.gating:
             weights = weights * teacher_gold_probability(teacher, batch.labels, self.temperature)
         return TermSum((jsd_per_token(student, teacher, self.temperature) * weights).sum(), self.count(batch))
+
+    def _from_cache(self, logits: Tensor, batch: LossBatch, teacher: TeacherTop) -> TermSum:
+        if teacher.temperature != self.temperature:
+            raise DataError(
+                f"The teacher cache was made at temperature {teacher.temperature}, objective.jsd.temperature is "
+                f"{self.temperature}: capture it anew."
+            )
+        width = logits.shape[-1] if self.shared_vocab is None else self.shared_vocab
+        if teacher.width != width:
+            raise DataError(
+                f"The teacher cache is of {teacher.width} ids, teacher and student share {width}: capture it anew."
+            )
+        weights = batch.valid.to(logits.dtype)
+        if self.gating:
+            weights = weights * top_gold_probability(teacher, batch.labels)
+        return TermSum((jsd_top_k(logits[..., :width], teacher) * weights).sum(), self.count(batch))
 
     def _shared(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         widths = (student.shape[-1], teacher.shape[-1])

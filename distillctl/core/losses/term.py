@@ -37,12 +37,37 @@ class TermSum(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class TeacherTop:
+    """What a teacher cache knows of a teacher's distributions: the ids it keeps, and one atom for all the others.
+
+    A token's probability of a kept id is ``exp(logits / temperature - log_sum_exp)``, that of all others together
+    ``exp(tail)``; the two add up to 1. At padding stands anything finite.
+
+    Attributes:
+        ids: [B,T,k] int64, distinct at every target token, the gold id among them.
+        logits: [B,T,k] float32, the token's largest logit subtracted.
+        log_sum_exp: [B,T] float32, of ``logits / temperature`` over all ids.
+        tail: [B,T] float32, log-probability of the ids that are not kept.
+        temperature: that of the loss, which the two were taken at.
+        width: number of ids of the distribution, kept or not.
+    """
+
+    ids: Tensor
+    logits: Tensor
+    log_sum_exp: Tensor
+    tail: Tensor
+    temperature: float
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
 class LossBatch:
     """All that a term may know of a micro-batch besides the student's outputs; no tensor carries gradient.
 
     Attributes:
         labels: [B,T] int64 target ids, -100 at padding.
         teacher_logits: [B,T,V'] of the live teacher (V' may exceed V by padded rows), or None.
+        teacher_top: the same from a teacher cache, of the most likely ids only, or None.
         token_weights: [B,T] float weights of the critical tokens, already warm-started, or None for all ones.
         gold_states: [B,T,D] float states that the frozen encoder gives the gold tokens, not centred, or None.
         mean_state: [D] float mean state of the embedding bank, or None.
@@ -54,6 +79,7 @@ class LossBatch:
 
     labels: Tensor
     teacher_logits: Tensor | None = None
+    teacher_top: TeacherTop | None = None
     token_weights: Tensor | None = None
     gold_states: Tensor | None = None
     mean_state: Tensor | None = None

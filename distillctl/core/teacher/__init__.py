@@ -1,1 +1,1 @@
-"""What the student learns from: a live model now, its cached outputs later, behind one interface."""
+"""What the student learns from: a live model or its cached outputs, behind one interface."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from distillctl.core.data.encoding import Example
+from distillctl.core.losses.term import LossBatch
 from distillctl.core.models.loading import freeze, run_head_in_float32
 from distillctl.core.models.vocabulary import special_ids
 
@@ -22,10 +26,18 @@ def shift_right(labels: Tensor, start_id: int, padding_id: int) -> Tensor:
 class LiveTeacher:
     """Runs a frozen encoder-decoder model beside the student."""
 
+    has_tail = False
+
     def __init__(self, model: Any) -> None:
         self.model = freeze(model)
         run_head_in_float32(model)
-        self._start, self._padding = special_ids(model, "teacher")
+        self._start, self.padding_id = special_ids(model, "teacher")
+
+    def guide(
+        self, batch: LossBatch, examples: Sequence[Example], input_ids: Tensor, attention_mask: Tensor
+    ) -> LossBatch:
+        """The batch with the teacher's logits."""
+        return replace(batch, teacher_logits=self.logits(input_ids, attention_mask, batch.labels))
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
@@ -33,7 +45,7 @@ class LiveTeacher:
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            decoder_input_ids=shift_right(labels, self._start, self._padding),
+            decoder_input_ids=shift_right(labels, self._start, self.padding_id),
             use_cache=False,
         )
         logits: Tensor = outputs.logits

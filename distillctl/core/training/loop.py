@@ -24,6 +24,7 @@ from distillctl.core.models.vocabulary import special_ids
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory, StepLog
 from distillctl.core.run_dir.step_log import cut_after
+from distillctl.core.teacher.cached import tail_mass
 from distillctl.core.teacher.live import shift_right
 from distillctl.core.training.batches import MicroBatch
 from distillctl.core.training.checkpoints import (
@@ -188,11 +189,14 @@ class Trainer:
         learning_rate = self.config.training.learning_rate * self._factor(number)
         set_learning_rate(self.optimizers, learning_rate)
         tokens = self._begin(inputs, number, self._measures_gradients(number))
+        tail = torch.zeros((), device=self.accelerator.device)
         for index, (micro, batch) in enumerate(zip(inputs.micro_batches, inputs.loss_batches, strict=True)):
             last = index + 1 == len(inputs.micro_batches)
+            batch = self._with_teacher(batch, micro)
+            tail += tail_mass(batch)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 logits = self._logits(self.model, micro)
-                gradient = self.objective.logit_gradient(self._outputs(logits), self._with_teacher(batch, micro))
+                gradient = self.objective.logit_gradient(self._outputs(logits), batch)
                 # Data-parallel training averages gradients over processes; the objective's counts are global sums.
                 logits.backward(gradient * self.accelerator.num_processes)
         report = self._end_step(number)
@@ -211,8 +215,7 @@ class Trainer:
             "learning_rate": learning_rate,
             **report_columns(report),
             "grad_norm_total": total_norm,
-            # A live teacher gives every id its probability: nothing is left to a tail.
-            "teacher_tail_mass": 0.0 if self.guides.teacher is not None else None,
+            "teacher_tail_mass": self._tail_mass(tail, tokens),
             "step_seconds": seconds,
             "data_seconds": data_seconds,
             "tokens_per_second": tokens / seconds,
@@ -262,8 +265,20 @@ class Trainer:
         if self.guides.teacher is None:
             return batch
         with self.accelerator.autocast():
-            logits = self.guides.teacher.logits(micro.input_ids, micro.attention_mask, micro.labels)
-        return replace(batch, teacher_logits=logits)
+            return self.guides.teacher.guide(
+                batch, self.loader.examples_of(micro), micro.input_ids, micro.attention_mask
+            )
+
+    def _tail_mass(self, tail: Tensor, tokens: int) -> float | None:
+        """Mean over the step's target tokens, from this process's sum; None without a teacher.
+
+        A live teacher gives every id its probability: nothing is left to a tail.
+        """
+        if self.guides.teacher is None:
+            return None
+        if not self.guides.teacher.has_tail:
+            return 0.0
+        return float(self.accelerator.reduce(tail, reduction="sum")) / max(1, tokens)
 
     def _clip(self, number: int) -> float:
         """Clips the total gradient norm and returns it as it was. Raises RunError when it is not finite."""
@@ -284,7 +299,7 @@ class Trainer:
         micro = inputs.micro_batches[0]
         random_state = torch.get_rng_state()
         frozen: dict[str, torch.nn.Module] = {}
-        if self.guides.teacher is not None:
+        if self.guides.teacher is not None and self.guides.teacher.model is not None:
             frozen["teacher"] = self.guides.teacher.model
         if self.guides.encoder is not None:
             frozen["encoder"] = self.guides.encoder

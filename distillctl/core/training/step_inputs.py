@@ -13,7 +13,7 @@ from distillctl.core.encoder.bank import EmbeddingBank
 from distillctl.core.encoder.frozen import FrozenEncoder
 from distillctl.core.losses.critical import CriticalTokens
 from distillctl.core.losses.term import LossBatch
-from distillctl.core.teacher.live import LiveTeacher
+from distillctl.core.teacher.interface import Teacher
 from distillctl.core.training.batches import MicroBatch, StepPlan, collate, share_of
 
 
@@ -21,7 +21,7 @@ from distillctl.core.training.batches import MicroBatch, StepPlan, collate, shar
 class Guides:
     """What the student learns from besides the gold tokens; None where no active term asks for it."""
 
-    teacher: LiveTeacher | None = None
+    teacher: Teacher | None = None
     encoder: FrozenEncoder | None = None
     bank: EmbeddingBank | None = None
     critical_tokens: CriticalTokens | None = None
@@ -63,6 +63,10 @@ class StepLoader:
     ) -> None:
         self._config, self._examples, self._plan, self._guides = config, examples, plan, guides
         self._padding_id, self._device, self._rank, self._ranks = padding_id, device, rank, ranks
+
+    def examples_of(self, micro: MicroBatch) -> list[Example]:
+        """The examples of a micro-batch, in its order."""
+        return [self._examples[index] for index in micro.examples]
 
     def load(self, number: int) -> StepInputs:
         """Inputs of step ``number`` (from 0) on the training device."""

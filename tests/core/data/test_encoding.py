@@ -264,3 +264,19 @@ def test_clipping_saves_the_tokenizer_work(bpe: PreTrainedTokenizerFast, monkeyp
     line = "    frame = value(x)\n"
     encoder.encode([record(line * 500 + "    <extra_id_0>\n" + line * 500, line * 500)])
     assert sum(read) < 3 * 16 * 12 + 100
+
+
+def test_a_digest_names_the_ids_alone() -> None:
+    one = Example("a", (5, 6), (7,))
+    assert one.digest() == Example("b", (5, 6), (7,)).digest()
+    assert len(one.digest()) == 16
+    ids: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+        ((5,), (6, 7)),
+        ((5, 6), (8,)),
+        ((6, 5), (7,)),
+        ((), (5, 6, 7)),
+    ]
+    others = [Example("a", *pair) for pair in ids]
+    assert len({one.digest(), *(other.digest() for other in others)}) == 5
+    # Fixed for ever: caches of other machines are found by it.
+    assert one.digest().hex() == "0ce064d6824d2115a1983ae68739785c"

@@ -11,7 +11,8 @@ from scipy.spatial.distance import jensenshannon
 from torch.testing import assert_close
 
 from distillctl.core.errors import DataError, RunError, UsageError
-from distillctl.core.losses.jsd import JsdTerm, jsd_per_token
+from distillctl.core.losses.jsd import JsdTerm, jsd_per_token, jsd_top_k, tail_bound
+from distillctl.core.losses.term import TeacherTop
 from tests import naive
 from tests.asserts import (
     assert_all_masked_is_differentiable_zero,
@@ -23,7 +24,7 @@ from tests.asserts import (
     assert_reaches_student,
     assert_term_gradcheck,
 )
-from tests.toys import VOCAB, World, make_world
+from tests.toys import VOCAB, World, cached, make_world
 
 
 def teacher_of(world: World) -> torch.Tensor:
@@ -137,3 +138,127 @@ def test_bad_input_is_refused() -> None:
     world = make_world()
     with pytest.raises(RunError, match="'jsd' needs `teacher_logits`"):
         JsdTerm()(world.outputs(), replace(world.batch, teacher_logits=None))
+
+
+# --- top-k: the form that a teacher cache has ---------------------------------------------------------------
+
+
+def top_of(world: World) -> TeacherTop:
+    assert world.batch.teacher_top is not None
+    return world.batch.teacher_top
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
+@pytest.mark.parametrize("k", [1, 4, VOCAB - 1, VOCAB])
+@pytest.mark.parametrize("gating", [True, False])
+def test_top_k_matches_a_plain_loop(k: int, temperature: float, gating: bool) -> None:
+    world = cached(make_world(), k, temperature)
+    top = top_of(world)
+    reference = naive.jsd_top_k(
+        world.logits.tolist(),
+        top.ids.tolist(),
+        top.logits.tolist(),
+        top.log_sum_exp.tolist(),
+        top.tail.tolist(),
+        world.batch.labels.tolist(),
+        temperature,
+        gating,
+    )
+    assert_matches_naive(JsdTerm(temperature, gating), world, reference)
+
+
+def test_top_k_hand_computed_value() -> None:
+    # S = {0}: P = (1/2, 1/2), Q = (1/5, 4/5), M = (7/20, 13/20)
+    expected = 0.25 * math.log(10 / 7) + 0.25 * math.log(10 / 13) + 0.1 * math.log(4 / 7) + 0.4 * math.log(16 / 13)
+    assert expected == pytest.approx(0.0507, abs=1e-4)
+    student = torch.tensor([[[0.2, 0.2, 0.6]]]).log()
+    half = torch.tensor([[math.log(2)]])
+    top = TeacherTop(torch.tensor([[[0]]]), torch.zeros(1, 1, 1), half, -half, 1.0, 3)
+    assert jsd_top_k(student, top).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_all_ids_kept_is_the_dense_form_in_value_and_gradient(temperature: float) -> None:
+    world = cached(make_world(), VOCAB, temperature)
+    # The teacher that the cache remembers: half-precision logits, in id order.
+    teacher = torch.zeros_like(world.logits).scatter(-1, top_of(world).ids, top_of(world).logits)
+    z = world.logits.requires_grad_(True)
+    dense, found = jsd_per_token(z, teacher, temperature), jsd_top_k(z, top_of(world))
+    valid = world.batch.valid
+    assert_close(found[valid], dense[valid], rtol=1e-6, atol=1e-9)
+    (expected,) = torch.autograd.grad(dense[valid].sum(), z)
+    (gradient,) = torch.autograd.grad(found[valid].sum(), z)
+    assert_close(gradient, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_top_k_gradient_matches_plain_autograd_over_the_formula() -> None:
+    world, tau = cached(make_world(), 3, 2.0), 2.0
+    top, z = top_of(world), world.logits.requires_grad_(True)
+    q = torch.softmax(z / tau, -1).gather(-1, top.ids)
+    p = torch.exp(top.logits / tau - top.log_sum_exp.unsqueeze(-1))
+    q = torch.cat([q, 1 - q.sum(-1, keepdim=True)], -1)
+    p = torch.cat([p, top.tail.exp().unsqueeze(-1)], -1)
+    m = (p + q) / 2
+    (expected,) = torch.autograd.grad(tau**2 * 0.5 * (p * (p / m).log() + q * (q / m).log()).sum(), z)
+    (found,) = torch.autograd.grad(jsd_top_k(z, top).sum(), z)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("k", [1, 2, 4, 8])
+def test_the_tail_hides_at_most_its_bound(k: int, temperature: float) -> None:
+    for seed in range(5):
+        world = cached(make_world(seed=seed), k, temperature)
+        top, valid = top_of(world), world.batch.valid
+        hidden = jsd_per_token(world.logits, teacher_of(world), temperature) - jsd_top_k(world.logits, top)
+        q_tail = 1 - torch.softmax(world.logits / temperature, -1).gather(-1, top.ids).sum(-1)
+        bound = tail_bound(top.tail.exp(), q_tail, temperature)
+        assert (hidden[valid] > -1e-3).all()  # what half precision may add
+        assert (hidden[valid] <= bound[valid] + 1e-3).all()
+
+
+def test_the_bound_is_reached_by_tails_that_share_no_id() -> None:
+    # S = {0} holds half of both; the other half lies on different ids.
+    teacher, student = torch.tensor([[[0.5, 0.5, 0.0]]]).log(), torch.tensor([[[0.5, 0.0, 0.5]]]).log()
+    half = torch.tensor(0.5)
+    hidden = jsd_per_token(student, teacher)  # the two-atom form of it is 0
+    assert hidden.item() == pytest.approx(tail_bound(half, half, 1.0).item(), rel=1e-6)
+    assert tail_bound(half * 0, half * 0, 1.0).item() == 0
+
+
+def test_a_sure_student_and_an_empty_tail_stay_finite() -> None:
+    top = TeacherTop(
+        torch.tensor([[[2, 0]]]),
+        torch.tensor([[[0.0, -700.0]]]),
+        torch.zeros(1, 1),
+        torch.full((1, 1), -torch.inf),
+        1.0,
+        4,
+    )
+    for student in ([300.0, 0.0, -300.0, 0.0], [-300.0, 0.0, 300.0, 0.0], [0.0, 0.0, 0.0, 300.0]):
+        z = torch.tensor([[student]], requires_grad=True)
+        value = jsd_top_k(z, top)
+        value.sum().backward()
+        assert 0 <= value.item() <= math.log(2) + 1e-6
+        assert z.grad is not None
+        assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize("k", [2, 5, VOCAB])
+def test_top_k_shared_properties(k: int) -> None:
+    for term in (JsdTerm(), JsdTerm(temperature=2.0, gating=True), JsdTerm(shared_vocab=VOCAB)):
+        world = cached(make_world(), k, term.temperature)
+        assert_reaches_student(term, world)
+        assert_term_gradcheck(term, world)
+        assert_ignores_padding(term, world)
+        assert_all_masked_is_differentiable_zero(term, world)
+        assert_micro_batch_split_equal(term, world)
+        assert_frozen_untouched(term, world)
+
+
+def test_a_cache_of_another_temperature_or_width_is_refused() -> None:
+    world = cached(make_world(), 4, 2.0)
+    with pytest.raises(DataError, match=r"made at temperature 2\.0, objective\.jsd\.temperature is 1\.0"):
+        JsdTerm()(world.outputs(), world.batch)
+    with pytest.raises(DataError, match="is of 11 ids, teacher and student share 10"):
+        JsdTerm(2.0, shared_vocab=10)(world.outputs(), world.batch)

@@ -1,0 +1,165 @@
+"""From configuration to an open, checked, complete teacher cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from distillctl.core.config.schema import Config
+from distillctl.core.data.corpus import cache_directory
+from distillctl.core.data.encoding import Example
+from distillctl.core.errors import DataError, UsageError
+from distillctl.core.models.loading import tokenizer_fingerprint, weights_fingerprint
+from distillctl.core.progress import Reporter
+from distillctl.core.teacher.cache_format import CacheDirectory, Identity
+from distillctl.core.teacher.cached import CachedTeacher, CacheReader
+from distillctl.core.teacher.capture import Autocast, capture, expected_bytes, verify_sample
+from distillctl.core.teacher.choice import Fidelity, FidelityProbe, choose_top_k
+from distillctl.core.teacher.live import LiveTeacher
+
+
+class CacheOpener:
+    """Finds, completes, checks and opens the cache of one run.
+
+    Args:
+        config: ``teacher``, ``data`` lengths, the temperature, the precision.
+        live: the teacher, on the device that should do the work.
+        student: as it is before the first step, on the same device: k is chosen by its gradient.
+        tokenizer: of the examples.
+        vocabulary: leading ids that the two models share.
+        examples: of the run.
+        autocast: the precision of the teacher.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        live: LiveTeacher,
+        student: Any,
+        tokenizer: Any,
+        vocabulary: int,
+        examples: Sequence[Example],
+        autocast: Autocast = nullcontext,
+    ) -> None:
+        self._config, self._live, self._student, self._tokenizer = config, live, student, tokenizer
+        self._vocabulary, self._examples, self._autocast = vocabulary, examples, autocast
+        self._precision = "bf16" if config.training.bf16 is True else "float32"
+
+    @cached_property
+    def fidelity(self) -> Fidelity | None:
+        """What the k in use keeps of the gradient, k chosen by it where none is given; None where all ids are kept.
+
+        Raises DataError for a k that is too large, or where every one would be.
+        """
+        asked, width = self._config.teacher.top_k, self._vocabulary
+        if asked == width:
+            return None
+        if asked is not None and asked > width:
+            raise DataError(
+                f"teacher.top_k={asked:,}: teacher and student share {width:,} ids. Give {width:,} for all, or fewer"
+            )
+        temperature = self._config.objective.jsd.temperature
+        probe = FidelityProbe(self._student, self._live, self._examples, width, temperature)
+        return choose_top_k(width, probe.measure) if asked is None else probe.measure(asked)
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What the cache has to be made of."""
+        return Identity(
+            teacher=weights_fingerprint(self._live.model),
+            tokenizer=tokenizer_fingerprint(self._tokenizer),
+            vocabulary=self._vocabulary,
+            max_source_length=self._config.data.max_source_length,
+            max_target_length=self._config.data.max_target_length,
+            top_k=self._vocabulary if self.fidelity is None else self.fidelity.top_k,
+            temperature=self._config.objective.jsd.temperature,
+        )
+
+    @property
+    def path(self) -> Path:
+        """``teacher.cache_dir``, else a directory of the user's cache that the identity names."""
+        chosen = self._config.teacher.cache_dir
+        return Path(chosen) if chosen else cache_directory() / "teacher" / self.identity.name
+
+    def outlook(self) -> str:
+        """One line: what is there, and what a training would capture first. Writes nothing."""
+        cache = CacheDirectory(self.path, self.identity)
+        missing = CacheReader(cache).missing(self._examples)
+        size = expected_bytes(cache.layout, missing) / 2**20
+        return f"k={self.identity.top_k}; {len(missing):,} examples to capture first, {size:,.1f} MiB"
+
+    def open(self, reporter: Reporter, *, capture: bool = True) -> tuple[CachedTeacher, dict[str, Any]]:
+        """The teacher that reads the cache, and facts about it.
+
+        Args:
+            reporter: hears what k costs, and of long work.
+            capture: run the teacher on the examples that are missing; False refuses an incomplete cache.
+
+        Raises:
+            UsageError: ``capture`` is off and there is no cache.
+            DataError: it is damaged, of something else, incomplete, or not what the live teacher says.
+            RunError: it cannot be written.
+        """
+        with reporter.task("measuring what the cache has to keep"):
+            fidelity = self.fidelity
+        if fidelity is not None:
+            reporter.note(f"teacher cache, {fidelity}")
+        cache = CacheDirectory(self.path, self.identity)
+        if cache.shards:
+            self._check(cache, reporter)
+        elif not capture:
+            raise UsageError(f"{self.path}: there is no teacher cache. distillctl prepare makes it")
+        missing = CacheReader(cache).missing(self._examples)
+        if missing and not capture:
+            raise DataError(
+                f"{self.path}: the teacher cache lacks {len(missing):,} of {len(self._examples):,} examples. "
+                "distillctl prepare captures them"
+            )
+        if missing:
+            self._capture(cache, reporter)
+        cached = CachedTeacher(cache)
+        difference = verify_sample(cached, self._live, self._examples, self._autocast, self._precision)
+        facts = self._facts(cache, difference)
+        reporter.note(
+            f"teacher cache {self.path}: {cache.tokens:,} target tokens at {facts['bytes_per_token']:.1f} bytes, "
+            f"{cache.nbytes / 2**20:,.1f} MiB"
+        )
+        return cached, facts
+
+    def _check(self, cache: CacheDirectory, reporter: Reporter) -> None:
+        with reporter.task("checking the teacher cache", len(cache.shards)) as task:
+            cache.check_files(task.update)
+
+    def _capture(self, cache: CacheDirectory, reporter: Reporter) -> None:
+        with cache.capturing(lambda: reporter.note(f"{self.path}: another process captures it; waiting for it")):
+            missing = CacheReader(cache).missing(self._examples)
+            facts = {"precisions": sorted({self._precision, *cache.facts.get("precisions", ())})}
+            if missing:
+                with reporter.task("capturing the teacher", len(missing)) as task:
+                    capture(cache, self._live, missing, facts, self._autocast, task.update)
+        self._check(cache, reporter)
+
+    def _facts(self, cache: CacheDirectory, difference: float) -> dict[str, Any]:
+        """What a cache holds and costs: for run.json and for the eye."""
+        fidelity = self.fidelity
+        return {
+            "directory": str(self.path),
+            "teacher": self.identity.teacher,
+            "top_k": self.identity.top_k,
+            "vocabulary": self.identity.vocabulary,
+            "temperature": self.identity.temperature,
+            "precision": ", ".join(cache.facts["precisions"]),
+            "examples": cache.examples,
+            "target_tokens": cache.tokens,
+            "shards": len(cache.shards),
+            "bytes": cache.nbytes,
+            "bytes_per_token": cache.nbytes / max(1, cache.tokens),
+            "gradient_cosine": None if fidelity is None else fidelity.cosine,
+            "tail_mass": None if fidelity is None else fidelity.tail_mass,
+            "tail_bound": None if fidelity is None else fidelity.bound,
+            "fidelity_tokens": None if fidelity is None else fidelity.tokens,
+            "difference_from_live": difference,
+        }
