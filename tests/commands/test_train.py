@@ -119,7 +119,8 @@ def test_every_weighted_term_has_a_gradient_in_every_gradient_step(finished: Sho
 
 def test_beta_and_the_contrastive_weight_are_seen_in_the_log(finished: Shown) -> None:
     rows = RunDirectory.open(finished.path).step_metrics()
-    assert [row["scale_semantic"] for row in rows] == [5.0] * 6
+    assert rows[0]["scale_semantic"] == 5.0  # from where the balance may move it, by 8 % a step
+    assert all(row["scale_semantic"] == pytest.approx(5.0, rel=0.5) for row in rows)
     expected = [0.1 + 0.1 * step / 5 for step in range(6)]
     assert [row["weight_contrastive"] for row in rows] == pytest.approx(expected)
 
