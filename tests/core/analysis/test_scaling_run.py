@@ -13,6 +13,8 @@ from distillctl.core.errors import DataError, UsageError
 from tests.core.analysis.arms import Arm, make_run
 from tests.core.analysis.logs import Log, write_log
 
+FIXED = "objective.balance=fixed"
+
 
 def test_a_log_alone_is_enough(tmp_path: Path) -> None:
     path = write_log(tmp_path / "run", Log(scales={"semantic": 7.0}))
@@ -24,7 +26,12 @@ def test_a_log_alone_is_enough(tmp_path: Path) -> None:
 
 
 def test_settings_are_read_where_they_are(tmp_path: Path) -> None:
-    settings = ["objective.semantic_loss_scale=3", "objective.jsd.log_only=true", "objective.max_auxiliary_share=0.4"]
+    settings = [
+        FIXED,
+        "objective.semantic_loss_scale=3",
+        "objective.jsd.log_only=true",
+        "objective.max_auxiliary_share=0.4",
+    ]
     path = make_run(tmp_path / "run", Arm(settings=settings, status="interrupted"))
     run = read_scaling_run(path)  # scales of a made run: focal 1, jsd 2, semantic 3
     assert (run.beta, run.balance, run.share_limit, run.unfinished) == (3.0, "fixed", 0.4, "interrupted")
@@ -35,7 +42,7 @@ def test_settings_are_read_where_they_are(tmp_path: Path) -> None:
 
 
 def test_the_log_is_believed_before_the_configuration(tmp_path: Path) -> None:
-    run = read_scaling_run(make_run(tmp_path / "run", Arm(settings=["objective.semantic_loss_scale=9"])))
+    run = read_scaling_run(make_run(tmp_path / "run", Arm(settings=[FIXED, "objective.semantic_loss_scale=9"])))
     assert run.beta == 3
     assert run.notes == ("config.yaml says beta 9, step_metrics.csv 3; the log is used",)
 
@@ -51,7 +58,7 @@ def test_scales_that_move_are_those_of_a_band(tmp_path: Path) -> None:
 
 
 def test_scales_that_move_under_fixed_are_noted(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run")
+    path = make_run(tmp_path / "run", Arm(settings=[FIXED]))
     write_log(Path(path), moving(Log()))
     run = read_scaling_run(path)
     assert (run.balance, run.beta) == ("fixed", 8.0)
@@ -59,9 +66,7 @@ def test_scales_that_move_under_fixed_are_noted(tmp_path: Path) -> None:
 
 
 def test_under_band_beta_is_where_it_started(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run")
-    config = Path(path) / "config.yaml"
-    config.write_text(config.read_text().replace("balance: fixed", "balance: band"))
+    path = make_run(tmp_path / "run", Arm(settings=["objective.balance=band"]))
     run = read_scaling_run(path)
     assert (run.balance, run.beta) == ("band", 5.0)
 
