@@ -66,15 +66,20 @@ def open_data(config: Config, reporter: Reporter, corpus: Corpus | None = None) 
     """
     corpus = corpus or read_corpus(config, reporter)
     every = corpus.records("train")
-    chosen_by = config.seed if config.data.sample_seed is None else config.data.sample_seed
     evaluation = config.evaluation
     return Data(
         corpus,
         every,
-        training_sample(every, config.data.max_train_samples, chosen_by),
+        training_records(config, every),
         fixed_sample(corpus.records("dev"), evaluation.dev_limit) if evaluation.on_epoch_end else [],
         fixed_sample(corpus.records(evaluation.split), evaluation.limit),
     )
+
+
+def training_records(config: Config, every: list[Record]) -> list[Record]:
+    """The training records that a run with this configuration learns from, of all there are."""
+    chosen_by = config.seed if config.data.sample_seed is None else config.data.sample_seed
+    return training_sample(every, config.data.max_train_samples, chosen_by)
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,7 @@ def prepare_teacher_cache(config: Config, corpus: Corpus, reporter: Reporter, *,
         raise UsageError("objective.jsd is off, so nothing reads a teacher cache. Give it a weight")
     teacher = config.teacher.model_copy(update={"mode": "cached"})
     config = resolve_precision(config).model_copy(update={"teacher": teacher})
-    records = training_sample(corpus.records("train"), config.data.max_train_samples, config.seed)
+    records = training_records(config, corpus.records("train"))
     set_seed(config.seed)  # as in a training: the student begins the same
     models = load_models(config)
     accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)

@@ -120,13 +120,16 @@ def test_the_teacher_is_captured_and_shown(tiny: Tiny, tmp_path: Path, capsys: p
     assert {"directory", "teacher", "size", "gradient cosine", "tail", "live teacher"} <= found.keys()
 
 
+@pytest.mark.parametrize(
+    "settings", [(), ("data.max_train_samples=12", "data.sample_seed=99")], ids=["all", "a sample"]
+)
 def test_what_prepare_captured_a_training_only_reads(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: tuple[str, ...]
 ) -> None:
-    assert prepare(tiny, tmp_path / "cache") == 0
+    assert prepare(tiny, tmp_path / "cache", settings=settings) == 0
     moved = (tmp_path / "cache").rename(tmp_path / "from another machine")
     before = {file.name: file.read_bytes() for file in moved.iterdir()}
-    own = ("teacher.mode=cached", "teacher.top_k=64", f"teacher.cache_dir={moved}")
+    own = ("teacher.mode=cached", "teacher.top_k=64", f"teacher.cache_dir={moved}", *settings)
     assert cli.run(tiny.argv("train", tmp_path / "run", *own)) == 0
     assert "capturing" not in capsys.readouterr().out.split("Teacher cache")[-1]
     assert {file.name: file.read_bytes() for file in moved.iterdir()} == before
