@@ -79,6 +79,29 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any field, as in objective.jsd.temperature=2; repeatable."),
 ]
+Beta = Annotated[
+    float | None,
+    typer.Option("--beta", "--semantic-loss-scale", metavar="X", help="Scale of the semantic loss.  [default: 5]"),
+]
+ContrastiveWeight = Annotated[
+    float | None,
+    typer.Option(
+        "--contrastive-weight",
+        metavar="X",
+        help="Weight of the contrastive loss at the start; it rises linearly to 2X (0.1 gives 0.1 -> "
+        "0.2). 0 is "
+        "off. For another schedule: --set objective.contrastive.weight=[X,Y].",
+    ),
+]
+Student = Annotated[
+    str | None, typer.Option("--student", metavar="MODEL", help="Path or hub name; embedded: shaped after the teacher.")
+]
+Teacher = Annotated[
+    str | None, typer.Option("--teacher", metavar="MODEL", help="Path or hub name; embedded: the shipped one.")
+]
+Encoder = Annotated[
+    str | None, typer.Option("--encoder", metavar="MODEL", help="Path or hub name; teacher: the teacher's own.")
+]
 Data = Annotated[str | None, typer.Option("--data", metavar="FILE", help="JSONL records instead of the mined corpus.")]
 Packages = Annotated[
     list[str] | None,
@@ -122,32 +145,11 @@ def train(
     ] = None,
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
-    beta: Annotated[
-        float | None,
-        typer.Option("--beta", "--semantic-loss-scale", metavar="X", help="Scale of the semantic loss.  [default: 5]"),
-    ] = None,
-    contrastive_weight: Annotated[
-        float | None,
-        typer.Option(
-            "--contrastive-weight",
-            metavar="X",
-            help="Weight of the contrastive loss at the start; it rises linearly to 2X (0.1 gives 0.1 -> "
-            "0.2). 0 is "
-            "off. For another schedule: --set objective.contrastive.weight=[X,Y].",
-        ),
-    ] = None,
-    student: Annotated[
-        str | None,
-        typer.Option("--student", metavar="MODEL", help="Path or hub name; embedded: shaped after the teacher."),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option("--teacher", metavar="MODEL", help="Path or hub name; embedded: the shipped one."),
-    ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option("--encoder", metavar="MODEL", help="Path or hub name; teacher: the teacher's own."),
-    ] = None,
+    beta: Beta = None,
+    contrastive_weight: ContrastiveWeight = None,
+    student: Student = None,
+    teacher: Teacher = None,
+    encoder: Encoder = None,
     data: Data = None,
     packages: Packages = None,
     mask: Mask = None,
@@ -239,10 +241,7 @@ def prepare(
         bool,
         typer.Option("--verify", help="Check the teacher cache and show what it holds, without capturing anything."),
     ] = False,
-    teacher: Annotated[
-        str | None,
-        typer.Option("--teacher", metavar="MODEL", help="Path or hub name; embedded: the shipped one."),
-    ] = None,
+    teacher: Teacher = None,
     data: Data = None,
     packages: Packages = None,
     mask: Mask = None,
@@ -354,26 +353,11 @@ def sweep(
     ] = False,
     config: ConfigFiles = None,
     settings: Settings = None,
-    beta: Annotated[
-        float | None,
-        typer.Option("--beta", "--semantic-loss-scale", metavar="X", help="Scale of the semantic loss.  [default: 5]"),
-    ] = None,
-    contrastive_weight: Annotated[
-        float | None,
-        typer.Option("--contrastive-weight", metavar="X", help="Weight of the contrastive loss, rising from X to 2X."),
-    ] = None,
-    student: Annotated[
-        str | None,
-        typer.Option("--student", metavar="MODEL", help="Path or hub name; embedded: shaped after the teacher."),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option("--teacher", metavar="MODEL", help="Path or hub name; embedded: the shipped one."),
-    ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option("--encoder", metavar="MODEL", help="Path or hub name; teacher: the teacher's own."),
-    ] = None,
+    beta: Beta = None,
+    contrastive_weight: ContrastiveWeight = None,
+    student: Student = None,
+    teacher: Teacher = None,
+    encoder: Encoder = None,
     data: Data = None,
     packages: Packages = None,
     mask: Mask = None,

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.ndimage import median_filter
 
+from distillctl.core.losses.balance import CORE_TERMS
+
 if TYPE_CHECKING:  # both load much that curves do not need
     from distillctl.core.analysis.run_data import StepRows
     from distillctl.core.evaluation.significance import FloatArray
 
 PRIMARY_TERMS = ("focal", "jsd")
 """The terms whose gradient the auxiliary ones (semantic, contrastive, any other) must not drown."""
-CORE_TERMS = ("focal", "jsd", "semantic")
-"""The terms whose scaled losses should lie within 0.5-2x of their common median."""
 BAND = (0.5, 2.0)
+"""The core terms' scaled losses should lie within this of their common median."""
 # The running median looks at one part in this many of the curve; fewer points than this are shown as they are.
 _PARTS = 40
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, VERMILION, BLACK = "#56B4E9", "#D55E00", "#000000"
 _TERM_STYLES = {"focal": (BLUE, "-"), "jsd": (ORANGE, "--"), "semantic": (GREEN, "-."), "contrastive": (PURPLE, ":")}
-_STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"), (SKY, "-"), (VERMILION, "--"), (BLACK, "-."))
+STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"), (SKY, "-"), (VERMILION, "--"), (BLACK, "-."))
 
 Line = tuple[str, Curve, tuple[str, str]]
 Lines = Callable[["StepRows"], Sequence[Line]]
@@ -23,13 +23,13 @@ Lines = Callable[["StepRows"], Sequence[Line]]
 
 def term_style(term: str, index: int) -> tuple[str, str]:
     """Colour and dashes of a term, the same in every picture; of one not known here by its place."""
-    return _TERM_STYLES.get(term, _STYLES[4 + index % 3])
+    return _TERM_STYLES.get(term, STYLES[4 + index % 3])
 
 
 def pair_style(first: str, second: str) -> tuple[str, str]:
     """Colour and dashes of a pair of terms: by name, not by place, so that it looks the same in every run."""
     known = list(combinations(_TERM_STYLES, 2))
-    return _STYLES[known.index((first, second)) if (first, second) in known else -1]
+    return STYLES[known.index((first, second)) if (first, second) in known else -1]
 
 
 def _per_term(

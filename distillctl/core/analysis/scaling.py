@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from distillctl.core.analysis.curves import BAND, CORE_TERMS
+from distillctl.core.analysis.curves import BAND
 from distillctl.core.analysis.scaling_gradients import AuxiliaryFigures, Gradients, TotalFigures, auxiliary_figures
 from distillctl.core.analysis.scaling_run import ScalingRun, core_terms
+from distillctl.core.losses.balance import CORE_TERMS
 from distillctl.core.run_dir.step_table import Column
 
 AGAINST = -0.1

@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from distillctl.core.analysis.curves import BAND, CORE_TERMS, PRIMARY_TERMS, Curve
+from distillctl.core.analysis.curves import BAND, PRIMARY_TERMS, Curve
 from distillctl.core.analysis.drawing import LOOK, draw_band, draw_line, finish, new_figure, set_log, to_png
 from distillctl.core.analysis.plot_lines import VERMILION, pair_style, term_style
 from distillctl.core.analysis.scaling import FIGHTING, Windows
 from distillctl.core.analysis.scaling_run import ScalingRun
+from distillctl.core.losses.balance import CORE_TERMS
 from distillctl.core.run_dir.step_table import Column
 
 LOSSES, GRADIENTS, COSINES = "loss_scaling.png", "loss_scaling_gradients.png", "loss_scaling_cosines.png"

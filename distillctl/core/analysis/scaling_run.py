@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from distillctl.core.analysis.curves import CORE_TERMS
 from distillctl.core.errors import DataError, UsageError
+from distillctl.core.losses.balance import CORE_TERMS
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.run_dir.step_table import Column, not_finite, read_step_table
 

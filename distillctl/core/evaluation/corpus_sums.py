@@ -94,8 +94,12 @@ def _points(part: FloatArray, whole: FloatArray) -> FloatArray:
 
 def f1(sums: FloatArray) -> FloatArray:
     """Micro F1: ``200 tp / (2 tp + fp + fn)``."""
-    tp = _column(sums, "tp")
-    return _points(2 * tp, 2 * tp + _column(sums, "fp") + _column(sums, "fn"))
+    return f1_of(*(_column(sums, name) for name in ("tp", "fp", "fn")))
+
+
+def f1_of(tp: FloatArray, fp: FloatArray, fn: FloatArray) -> FloatArray:
+    """Micro F1 (points) of counts of one shape; 0 where there are none."""
+    return _points(2 * tp, 2 * tp + fp + fn)
 
 
 def precision(sums: FloatArray) -> FloatArray:

@@ -14,9 +14,9 @@ CORE_TERMS: Final = ("focal", "jsd", "semantic")
 BAND: Final = math.sqrt(2.0)
 """Each core term is kept within [1 / BAND, BAND] of the reference, so any two of them within 2x."""
 
-STARTS_AT: Final = 2.0**0.4
+STARTS_AT: Final = BAND**0.8
 """A correction starts before the band's edge is reached, since the mean lags behind the loss ..."""
-ENDS_AT: Final = 2.0**0.1
+ENDS_AT: Final = BAND**0.2
 """... and goes on to about the middle: without this hysteresis it would start and end at every step of noise."""
 
 STEP: Final = 1.08

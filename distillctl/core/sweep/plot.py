@@ -11,21 +11,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from distillctl.core.analysis.drawing import LOOK, new_figure, to_png
 from distillctl.core.analysis.figures import value_text
-from distillctl.core.analysis.plot_lines import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from distillctl.core.analysis.plot_lines import BLUE, STYLES
 from distillctl.core.sweep.grid import Axis, point_key, point_text
 from distillctl.core.sweep.plan import SPLIT, Sweep
 from distillctl.core.sweep.ranking import Rank, Ranking
 
 # Told apart with any kind of colour vision, and once more by marker and line.
-_STYLES = (
-    (BLUE, "o", "-"),
-    (ORANGE, "s", "--"),
-    (GREEN, "^", "-."),
-    (PURPLE, "D", ":"),
-    (SKY, "v", "-"),
-    (VERMILION, "P", "--"),
-    (BLACK, "X", "-."),
-)
+_STYLES = tuple((color, marker, dashes) for (color, dashes), marker in zip(STYLES, "os^DvPX", strict=True))
 _GREY, _INK = "#57606a", "#3d444d"
 _MOST_ROWS = 40
 _WIDE = 30.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from distillctl.core.errors import DataError, RunError
+from distillctl.core.evaluation.corpus_sums import f1_of
 from distillctl.core.evaluation.significance import Difference, FloatArray, Statistic, paired_differences
 from distillctl.core.sweep.grid import Point
 from distillctl.core.sweep.plan import Sweep
@@ -115,10 +115,7 @@ def mean_f1(seeds: int) -> Statistic:
 
     def statistic(sums: FloatArray) -> FloatArray:
         counts = sums.reshape(*sums.shape[:-1], seeds, _COUNTS)
-        twice = 2 * counts[..., 0]
-        whole = twice + counts[..., 1] + counts[..., 2]
-        each: Any = np.divide(100 * twice, whole, out=np.zeros_like(whole), where=whole > 0)
-        return np.asarray(each.mean(axis=-1))
+        return np.asarray(f1_of(counts[..., 0], counts[..., 1], counts[..., 2]).mean(axis=-1))
 
     return statistic
 

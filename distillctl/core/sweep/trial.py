@@ -20,7 +20,7 @@ from distillctl.core.config import Config
 from distillctl.core.data.corpus import Corpus
 from distillctl.core.distillation import distil
 from distillctl.core.errors import DataError
-from distillctl.core.evaluation.corpus_sums import COLUMNS
+from distillctl.core.evaluation.corpus_sums import COLUMNS, f1
 from distillctl.core.evaluation.significance import cluster_sums
 from distillctl.core.materials import load_models
 from distillctl.core.models.loading import load_encoder
@@ -73,7 +73,8 @@ class TrainedTrial:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         run = read_run(config.output_dir, SPLIT)
-        return Result(_f1(run), file_sums(run), run.facts("fingerprints")[SPLIT], len(run.rows), seconds)
+        score = float(f1(run.sums.sum(axis=0)))
+        return Result(score, file_sums(run), run.facts("fingerprints")[SPLIT], len(run.rows), seconds)
 
     def _train(self, config: Config, reporter: Reporter) -> float:
         """Trains, from the last checkpoint where a worker died in this trial; returns the seconds in all."""
@@ -93,8 +94,3 @@ def file_sums(run: RunData) -> FileSums:
     sums = cluster_sums(run.sums[:, _COUNTS], run.clusters)
     keys = [hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12] for name in names]
     return {key: (int(tp), int(fp), int(fn)) for key, (tp, fp, fn) in zip(keys, sums.tolist(), strict=True)}
-
-
-def _f1(run: RunData) -> float:
-    tp, fp, fn = run.sums[:, _COUNTS].sum(axis=0).tolist()
-    return 200 * tp / (2 * tp + fp + fn) if tp else 0.0

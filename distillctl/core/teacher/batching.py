@@ -1,4 +1,4 @@
-"""Examples as padded tensors, for passes over all of them in which nothing is trained."""
+"""Examples as padded tensors, and as batches for passes over all of them in which nothing is trained."""
 
 from __future__ import annotations
 

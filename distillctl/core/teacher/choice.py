@@ -26,7 +26,7 @@ from distillctl.core.losses.jsd import jsd_per_token, jsd_top_k, tail_bound
 from distillctl.core.losses.term import IGNORE_INDEX
 from distillctl.core.models.vocabulary import special_ids
 from distillctl.core.teacher.batching import batches, padded_batch
-from distillctl.core.teacher.live import LiveTeacher, shift_right
+from distillctl.core.teacher.live import LiveTeacher, forced_logits
 from distillctl.core.teacher.rows import Layout
 
 COSINE = 0.99
@@ -191,14 +191,9 @@ def _sampled_logits(
             inputs, mask, labels = padded_batch(batch, padding, device)
             valid = labels != IGNORE_INDEX
             with torch.no_grad():
-                outputs = student(
-                    input_ids=inputs,
-                    attention_mask=mask,
-                    decoder_input_ids=shift_right(labels, start, padding),
-                    use_cache=False,
-                )
+                logits = forced_logits(student, inputs, mask, labels, start, padding)
             teacher_logits = teacher.logits(inputs, mask, labels)[..., :width][valid]
-            result.append((outputs.logits[..., :width][valid].float(), teacher_logits, labels[valid]))
+            result.append((logits[..., :width][valid], teacher_logits, labels[valid]))
     finally:
         student.train(was_training)
     return result

@@ -23,6 +23,20 @@ def shift_right(labels: Tensor, start_id: int, padding_id: int) -> Tensor:
     return shifted.masked_fill(shifted < 0, padding_id)
 
 
+def forced_logits(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, start_id: int, padding_id: int
+) -> Tensor:
+    """A model's logits with the gold targets as decoder inputs. [B,S], [B,S], [B,T] -> [B,T,V] float32"""
+    outputs = model(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        decoder_input_ids=shift_right(labels, start_id, padding_id),
+        use_cache=False,
+    )
+    logits: Tensor = outputs.logits
+    return logits.float()
+
+
 class LiveTeacher:
     """Runs a frozen encoder-decoder model beside the student."""
 
@@ -42,11 +56,4 @@ class LiveTeacher:
     @torch.no_grad()
     def logits(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
         """Teacher-forced logits of the gold targets. [B,S], [B,S], [B,T] -> [B,T,V] float32"""
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            decoder_input_ids=shift_right(labels, self._start, self.padding_id),
-            use_cache=False,
-        )
-        logits: Tensor = outputs.logits
-        return logits.float()
+        return forced_logits(self.model, input_ids, attention_mask, labels, self._start, self.padding_id)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distillctl.core.data.encoding import Example
-from distillctl.core.losses.term import IGNORE_INDEX
+from distillctl.core.teacher.batching import padded_batch
 
 # Steps whose examples are sorted by length together: little padding, yet steps differ in what they hold.
 BUCKET_STEPS = 50
@@ -120,14 +120,4 @@ class MicroBatch:
 def collate(examples: Sequence[Example], indices: Sequence[int], padding_id: int) -> MicroBatch:
     """Pads the chosen examples to their longest."""
     chosen = [examples[index] for index in indices]
-    input_ids = _padded([example.input_ids for example in chosen], padding_id)
-    lengths = torch.tensor([len(example.input_ids) for example in chosen])
-    mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
-    return MicroBatch(tuple(indices), input_ids, mask, _padded([e.labels for e in chosen], IGNORE_INDEX))
-
-
-def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    padded = torch.full((len(rows), max(len(row) for row in rows)), value, dtype=torch.int64)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
-    return padded
+    return MicroBatch(tuple(indices), *padded_batch(chosen, padding_id, torch.device("cpu")))

@@ -25,7 +25,7 @@ from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory, StepLog
 from distillctl.core.run_dir.step_log import cut_after
 from distillctl.core.teacher.cached import tail_mass
-from distillctl.core.teacher.live import shift_right
+from distillctl.core.teacher.live import forced_logits
 from distillctl.core.training.batches import MicroBatch
 from distillctl.core.training.checkpoints import (
     Checkpoint,
@@ -244,14 +244,9 @@ class Trainer:
 
     def _logits(self, model: Any, micro: MicroBatch) -> Tensor:
         """Teacher-forced student logits, [B,T,V] float32."""
-        outputs = model(
-            input_ids=micro.input_ids,
-            attention_mask=micro.attention_mask,
-            decoder_input_ids=shift_right(micro.labels, self._start_id, self._padding_id),
-            use_cache=False,
+        return forced_logits(
+            model, micro.input_ids, micro.attention_mask, micro.labels, self._start_id, self._padding_id
         )
-        logits: Tensor = outputs.logits
-        return logits.float()
 
     def _outputs(self, logits: Tensor) -> StudentOutputs:
         return StudentOutputs(logits, self._read_predictions if self.guides.encoder is not None else None)
