@@ -174,7 +174,7 @@ def test_a_bad_cache_is_exit_code_3(
 def test_a_full_disk_while_capturing_is_exit_code_5_and_goes_on_later(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from distillctl.core.run_dir import files
+    from distillctl.core.store import files
 
     write, written = files.write_atomically, []
 
@@ -186,8 +186,8 @@ def test_a_full_disk_while_capturing_is_exit_code_5_and_goes_on_later(
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr("distillctl.core.teacher.cache_format.write_atomically", full)
-        patch.setattr("distillctl.core.teacher.capture.SHARD_BYTES", 1)
+        patch.setattr("distillctl.core.store.shards.write_atomically", full)
+        patch.setattr("distillctl.core.store.writer.SHARD_BYTES", 1)
         patch.setattr("distillctl.core.teacher.batching.LOGITS", 100_000)
         assert prepare(tiny, tmp_path / "cache") == 5
     message = capsys.readouterr().err

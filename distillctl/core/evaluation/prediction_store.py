@@ -9,17 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from distillctl.core.errors import DataError, RunError
-
-try:
-    import fcntl
-except ImportError:  # not on this system
-    fcntl = None  # type: ignore[assignment]
+from distillctl.core.store.lock import hold_alone
 
 
 def input_key(input_ids: Sequence[int]) -> str:
@@ -31,17 +26,6 @@ def store_name(weights: str, tokenizer: str, decoding: Mapping[str, Any]) -> str
     """Hash (hex, 64 bits) of everything besides the input that a prediction depends on."""
     identity = json.dumps([weights, tokenizer, dict(decoding)], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _alone_with(file: IO[bytes]) -> Iterator[None]:
-    """No other process reads or writes the file meanwhile: what looks like half a line may be one being written.
-
-    Where the system has no such lock (Windows), one process at a time should use a store.
-    """
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, gives it back
-    yield
 
 
 class PredictionStore:
@@ -73,7 +57,8 @@ class PredictionStore:
         lines = "".join(json.dumps({"input": k, "prediction": t}) + "\n" for k, t in predictions.items())
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file, _alone_with(file):
+            with self.path.open("ab") as file:
+                hold_alone(file)
                 file.write(lines.encode("ascii"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -83,7 +68,8 @@ class PredictionStore:
 
     def _read(self) -> dict[str, str]:
         try:
-            with self.path.open("rb") as file, _alone_with(file):
+            with self.path.open("rb") as file:
+                hold_alone(file)  # else what looks like half a line may be one being written
                 content = file.read()
                 *lines, cut = content.split(b"\n")
                 if cut:  # half a line is taken away, or the next one would be appended to it

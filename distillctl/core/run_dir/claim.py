@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from distillctl.core.errors import UsageError
-from distillctl.core.run_dir.files import creating
+from distillctl.core.store.files import creating
 
 RECORD = "run.json"
 

@@ -13,9 +13,9 @@ from distillctl import __version__
 from distillctl.core.config.yaml_text import dump_yaml, parse_yaml
 from distillctl.core.errors import DataError, RunError, UsageError
 from distillctl.core.run_dir.claim import RECORD, check_claim, empty
-from distillctl.core.run_dir.files import creating, read_json, to_json, write_atomically, writing
 from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
 from distillctl.core.run_dir.step_log import StepLog, read_step_metrics
+from distillctl.core.store.files import creating, read_json, to_json, write_atomically, writing
 
 STATUSES = ("running", "finished", "interrupted", "failed")
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from distillctl.core.errors import DataError, UsageError
-from distillctl.core.run_dir.files import write_atomically, writing
+from distillctl.core.store.files import write_atomically, writing
 
 Number = int | float
 

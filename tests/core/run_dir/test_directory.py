@@ -262,7 +262,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("distillctl.core.run_dir.files.os.fsync", full)
+    monkeypatch.setattr("distillctl.core.store.files.os.fsync", full)
     with pytest.raises(RunError, match=r"cannot write .*run\.json: No space left on device; free some space"):
         write_atomically(path, "new")
     assert tree(tmp_path) == {"run.json": b"old"}
