@@ -21,6 +21,7 @@ from distillctl.core.materials import (
     Data,
     EncodedData,
     Models,
+    bank_opener,
     cache_opener,
     encode_data,
     load_models,
@@ -117,7 +118,10 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     models = load_models(config)
     encoded = encode_data(config, data, models.tokenizer, reporter)
     guides, _ = make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses
-    opener = cache_opener(config, guides, models, encoded.train)
+    openers = {
+        "teacher cache": cache_opener(config, guides, models, encoded.train),
+        "embedding bank": bank_opener(config, guides, models, encoded.train),
+    }
     if resume:
         _checkpoint(config, fingerprint(encoded.train.records))
     facts: dict[str, object] = {
@@ -129,9 +133,7 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     for role, model in (("student", models.student), ("teacher", models.teacher)):
         if model is not None:
             facts[f"{role} parameters"] = f"{sum(p.numel() for p in model.parameters()):,}"
-    if opener is not None:
-        facts["teacher cache"] = opener.outlook()
-    return facts
+    return facts | {name: opener.outlook() for name, opener in openers.items() if opener is not None}
 
 
 def cross_entropy_only(config: Config) -> Config:
@@ -180,6 +182,9 @@ def _run(
         with clock.phase("teacher cache"):
             guides, cached = with_teacher_cache(config, guides, models, encoded.train, reporter, accelerator.autocast)
             facts |= cached
+    with clock.phase("bank"):
+        guides, bank = with_bank(config, guides, models, encoded.train, reporter)
+    facts |= bank
     data_fingerprint = fingerprint(encoded.train.records)
     checkpoint = _checkpoint(config, data_fingerprint) if resume else None
     # Everything that is read has been by now, and bad input refused: from here on files are written.
@@ -199,9 +204,7 @@ def _run(
             # Kept like the teacher's: runs that differ in their objective alone start from the same student.
             store = cached_store(models.student, models.tokenizer, config)
             outcome.scores[UNTRAINED] = all_scores(score_model(UNTRAINED, models.student, *asked, store))
-        with clock.phase("bank"):
-            guides, bank = with_bank(guides, encoded.train, reporter)
-        run.note(**facts, **bank)
+        run.note(**facts)
         trainer = Trainer(
             config,
             accelerator,

@@ -16,11 +16,21 @@ from distillctl.core.data.records import Record
 from distillctl.core.data.selection import fixed_sample, main_language, training_sample
 from distillctl.core.data.tokenizer import train_tokenizer
 from distillctl.core.encoder.alignment import align_vocabulary
-from distillctl.core.encoder.bank import build_bank
 from distillctl.core.encoder.frozen import FrozenEncoder, teacher_encoder
+from distillctl.core.encoder.opening import BankOpener
+from distillctl.core.encoder.stored import BankIdentity
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.losses.critical import CriticalTokens
-from distillctl.core.models.loading import EMBEDDED, freeze, load_encoder, load_seq2seq, load_tokenizer
+from distillctl.core.models.loading import (
+    EMBEDDED,
+    freeze,
+    load_encoder,
+    load_seq2seq,
+    load_tokenizer,
+    tensors_fingerprint,
+    tokenizer_fingerprint,
+    weights_fingerprint,
+)
 from distillctl.core.models.student import draw_weights, embedded_shape, make_student, with_layers
 from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
 from distillctl.core.progress import Reporter
@@ -183,17 +193,31 @@ def prepare_teacher_cache(config: Config, corpus: Corpus, reporter: Reporter, *,
     return opener.open(reporter, capture=capture)[1]
 
 
-def with_bank(guides: Guides, train: Encoded, reporter: Reporter) -> tuple[Guides, dict[str, Any]]:
-    """The guides with a bank of the golds where there is an encoder to make it; and facts about it."""
-    if guides.encoder is None:
+def bank_opener(config: Config, guides: Guides, models: Models, train: Encoded) -> BankOpener | None:
+    """What opens the run's embedding bank; None where no active term looks through an encoder."""
+    encoder = guides.encoder
+    if encoder is None:
+        return None
+    identity = BankIdentity(
+        encoder=weights_fingerprint(encoder.encoder),
+        table=tensors_fingerprint({"table": encoder.table}),
+        tokenizer=tokenizer_fingerprint(models.tokenizer),
+        width=encoder.width,
+        max_target_length=config.data.max_target_length,
+        precision=str(encoder.table.dtype).removeprefix("torch."),
+    )
+    return BankOpener(config.encoder.cache_dir, identity, encoder, train.examples)
+
+
+def with_bank(
+    config: Config, guides: Guides, models: Models, train: Encoded, reporter: Reporter
+) -> tuple[Guides, dict[str, Any]]:
+    """The guides with a bank of the golds, captured where it is not there; and facts about it."""
+    opener = bank_opener(config, guides, models, train)
+    if opener is None:
         return guides, {}
-    with reporter.task("encoding the golds", len(train.examples)) as task:
-        bank = build_bank(
-            guides.encoder,
-            ((example.key, example.labels) for example in train.examples),
-            on_progress=task.update,
-        )
-    return replace(guides, bank=bank), {"bank": {"examples": len(bank), "bytes": bank.nbytes}}
+    bank, facts = opener.open(reporter)
+    return replace(guides, bank=bank), {"bank": facts}
 
 
 def _frozen_encoder(

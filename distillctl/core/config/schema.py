@@ -148,6 +148,11 @@ class EncoderConfig(Section):
     model: Text = Field(
         default="teacher", description="A local path or hub name; teacher is the teacher's own encoder."
     )
+    cache_dir: Text | None = Field(
+        default=None,
+        description="Directory of the embedding bank; null is one in $DISTILLCTL_CACHE, named after what it is made "
+        "of.",
+    )
 
 
 def _bf16(value: object) -> object:
@@ -303,12 +308,19 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _cache_outlives_the_run(self) -> Config:
-        cache = self.teacher.cache_dir
-        if cache is not None and Path(cache).resolve().is_relative_to(Path(self.output_dir).resolve()):
+    def _caches_outlive_the_run(self) -> Config:
+        chosen = {"teacher": self.teacher.cache_dir, "encoder": self.encoder.cache_dir}
+        places = {name: Path(cache).resolve() for name, cache in chosen.items() if cache is not None}
+        for name, place in places.items():
+            if place.is_relative_to(Path(self.output_dir).resolve()):
+                raise PydanticCustomError(
+                    "cache_dir",
+                    "{name}.cache_dir lies in output_dir, which --overwrite empties: choose a directory beside it",
+                    {"name": name},
+                )
+        if len(places) == 2 and places["teacher"] == places["encoder"]:
             raise PydanticCustomError(
-                "cache_dir",
-                "teacher.cache_dir lies in output_dir, which --overwrite empties: choose a directory beside it",
+                "cache_dir", "teacher.cache_dir and encoder.cache_dir are the same: each needs a directory of its own"
             )
         return self
 

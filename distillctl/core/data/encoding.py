@@ -6,7 +6,7 @@ import hashlib
 import re
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
@@ -33,10 +33,15 @@ class Example:
 
     def digest(self) -> bytes:
         """16 bytes that name the token ids: equal for equal inputs and targets, whatever record they came from."""
-        ids = array("q", (len(self.input_ids), *self.input_ids, *self.labels))
-        if sys.byteorder == "big":
-            ids.byteswap()
-        return hashlib.sha256(ids.tobytes()).digest()[:16]
+        return ids_digest((len(self.input_ids), *self.input_ids, *self.labels))
+
+
+def ids_digest(ids: Iterable[int]) -> bytes:
+    """16 bytes that name a sequence of ids, the same on every machine."""
+    values = array("q", ids)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return hashlib.sha256(values.tobytes()).digest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
