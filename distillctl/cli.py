@@ -239,9 +239,12 @@ def prepare(
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Check the teacher cache and show what it holds, without capturing anything."),
+        typer.Option(
+            "--verify", help="Check the teacher cache and the embedding bank, show what they hold, capture nothing."
+        ),
     ] = False,
     teacher: Teacher = None,
+    encoder: Encoder = None,
     data: Data = None,
     packages: Packages = None,
     mask: Mask = None,
@@ -249,13 +252,14 @@ def prepare(
     device: Device = None,
     debug: Debug = False,
 ) -> None:
-    """Mine the corpus and capture the teacher ahead of time, and show what is in both.
+    """Mine the corpus, capture teacher and golds ahead of time, and show what there is.
 
-    The teacher is captured where the settings say teacher.mode=cached. Stopped and started again, it goes on where it
-    was.
+    The frozen encoder's states of the golds are captured where a term reads them, the teacher where the settings say
+    teacher.mode=cached. Stopped and started again, it goes on where it was.
     """
     options = {
         "--teacher": teacher,
+        "--encoder": encoder,
         "--data": data,
         "--packages": packages,
         "--mask": mask,

@@ -1,4 +1,4 @@
-"""``distillctl prepare``: the corpus and the teacher cache ahead of time, and what is in them."""
+"""``distillctl prepare``: the corpus, the teacher cache and the embedding bank ahead of time, and what is in them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 def run(config: Config, *, output: str | None = None, verify: bool = False) -> None:
     """Opens the corpus as configured, prints its sizes, and writes it as JSONL where asked to.
 
-    With ``teacher.mode: cached`` captures the teacher cache, or what it lacks, and shows it; with ``verify`` checks it
-    and writes nothing to it.
+    Captures the embedding bank where an active term reads it, and with ``teacher.mode: cached`` the teacher cache, or
+    what they lack, and shows them; with ``verify`` checks them, and a ``teacher.cache_dir`` whatever the mode, and
+    writes nothing to them.
     """
     from distillctl.core.data.splits import SPLITS
-    from distillctl.core.materials import prepare_teacher_cache, read_corpus
+    from distillctl.core.materials import prepare_caches, read_corpus
+    from distillctl.core.training.terms import ENCODER_TERMS
 
     if output is not None:
         _check_output(Path(output), config.data.path)
@@ -35,9 +37,13 @@ def run(config: Config, *, output: str | None = None, verify: bool = False) -> N
     if output is not None:
         written = _write(Path(output), [record for split in SPLITS for record in records[split]])
         reporter.note(f"{written:,} records written to {output}")
-    if verify or config.teacher.mode == "cached":
-        facts = prepare_teacher_cache(config, corpus, reporter, capture=not verify)
-        reporter.show_facts("Teacher cache", _cache_rows(facts))
+    teacher = config.teacher.mode == "cached" or (verify and config.teacher.cache_dir is not None)
+    if verify or teacher or ENCODER_TERMS & set(config.objective.active_terms):
+        facts = prepare_caches(config, corpus, reporter, teacher=teacher, capture=not verify)
+        if "bank" in facts:
+            reporter.show_facts("Embedding bank", _bank_rows(facts["bank"]))
+        if "teacher_cache" in facts:
+            reporter.show_facts("Teacher cache", _cache_rows(facts["teacher_cache"]))
 
 
 def _check_output(output: Path, source: str | None) -> None:
@@ -80,6 +86,20 @@ def _cache_rows(facts: Mapping[str, Any]) -> dict[str, str]:
             "tail": f"{facts['tail_mass']:.2%} of the teacher; hides at most {facts['tail_bound']:.2g} nats a token",
         }
     return rows | {"live teacher": f"probabilities differ by {facts['difference_from_live']:.1e} at most"}
+
+
+def _bank_rows(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What an embedding bank is of, holds and costs, in the order in which one would ask."""
+    return {
+        "directory": facts["directory"],
+        "encoder": f"{facts['encoder'][:16]}, {facts['width']:,} wide, computed in {facts['precision']}",
+        "examples": f"{facts['examples']:,}",
+        "golds": f"{facts['golds']:,} of these; {facts['stored_golds']:,} in the bank",
+        "gold tokens": f"{facts['stored_tokens']:,} in {facts['shards']:,} shards",
+        "bytes per token": f"{facts['bytes_per_token']:,.1f}",
+        "size": f"{facts['bytes'] / 2**20:,.1f} MiB",
+        "live encoder": f"states differ by {facts['difference_from_live']:.1e} of their norm at most",
+    }
 
 
 def _write(output: Path, records: list[Record]) -> int:

@@ -168,31 +168,6 @@ def with_teacher_cache(
     return replace(guides, teacher=cached), {"teacher_cache": facts}
 
 
-def prepare_teacher_cache(config: Config, corpus: Corpus, reporter: Reporter, *, capture: bool) -> dict[str, Any]:
-    """Captures, or only checks, the teacher cache that a training with this configuration opens; facts about it.
-
-    Raises:
-        UsageError: no term learns from the teacher, or there is no cache to check.
-        DataError: the cache is damaged or of something else, or does not hold every example and ``capture`` is off.
-    """
-    if not set(config.objective.active_terms) & TEACHER_TERMS:
-        raise UsageError("objective.jsd is off, so nothing reads a teacher cache. Give it a weight")
-    teacher = config.teacher.model_copy(update={"mode": "cached"})
-    config = resolve_precision(config).model_copy(update={"teacher": teacher})
-    records = training_records(config, corpus.records("train"))
-    set_seed(config.seed)  # as in a training: the student begins the same
-    models = load_models(config)
-    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
-    models.student.to(accelerator.device)
-    assert models.teacher is not None
-    guides = Guides(LiveTeacher(models.teacher.to(accelerator.device)))
-    train = make_encoder(config, models.tokenizer).encode(records)
-    reporter.note(f"train: {train.summary()}")
-    opener = cache_opener(config, guides, models, train, accelerator.autocast)
-    assert opener is not None
-    return opener.open(reporter, capture=capture)[1]
-
-
 def bank_opener(config: Config, guides: Guides, models: Models, train: Encoded) -> BankOpener | None:
     """What opens the run's embedding bank; None where no active term looks through an encoder."""
     encoder = guides.encoder
@@ -218,6 +193,50 @@ def with_bank(
         return guides, {}
     bank, facts = opener.open(reporter)
     return replace(guides, bank=bank), {"bank": facts}
+
+
+def prepare_caches(
+    config: Config, corpus: Corpus, reporter: Reporter, *, teacher: bool, capture: bool
+) -> dict[str, dict[str, Any]]:
+    """Captures, or only checks, what a training with this configuration reads from disk; facts about each by name.
+
+    The embedding bank where an active term looks through the encoder, and the teacher cache.
+
+    Args:
+        config, corpus, reporter: as in a training.
+        teacher: False leaves the teacher cache out.
+        capture: False only checks what is there.
+
+    Raises:
+        UsageError: no term reads what is asked for, or there is nothing to check.
+        DataError: something is damaged or of something else, or lacks an example and ``capture`` is off.
+    """
+    active = set(config.objective.active_terms)
+    if teacher and not active & TEACHER_TERMS:
+        raise UsageError("objective.jsd is off, so nothing reads a teacher cache. Give it a weight")
+    if not teacher and not active & ENCODER_TERMS:
+        raise UsageError(
+            "a training with these settings reads nothing from disk: the semantic and contrastive terms are off, and "
+            "there is no teacher.cache_dir and no teacher.mode=cached"
+        )
+    cached = config.teacher.model_copy(update={"mode": "cached"})
+    config = resolve_precision(config).model_copy(update={"teacher": cached})
+    records = training_records(config, corpus.records("train"))
+    set_seed(config.seed)  # as in a training: the student begins the same
+    models = load_models(config)
+    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
+    models.student.to(accelerator.device)
+    train = make_encoder(config, models.tokenizer).encode(records)
+    reporter.note(f"train: {train.summary()}")
+    guides, _ = make_guides(config, models, train, accelerator.device)
+    facts: dict[str, dict[str, Any]] = {}
+    bank = bank_opener(config, guides, models, train)
+    if bank is not None:
+        facts["bank"] = bank.open(reporter, capture=capture)[1]
+    cache = cache_opener(config, guides, models, train, accelerator.autocast) if teacher else None
+    if cache is not None:
+        facts["teacher_cache"] = cache.open(reporter, capture=capture)[1]
+    return facts
 
 
 def _frozen_encoder(

@@ -31,10 +31,6 @@ class GoldStates(Protocol):
     def width(self) -> int:
         """D, the width of a state."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that they take, where they lie."""
-
     def length(self, gold: int) -> int:
         """Tokens of a gold."""
 
@@ -99,11 +95,6 @@ class EmbeddingBank:
     def __len__(self) -> int:
         """Number of examples."""
         return len(self._numbers)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the states take, in memory or on disk."""
-        return self._states.nbytes
 
     def gold_keys(self, keys: Sequence[Hashable]) -> Tensor:
         """[N] int64, equal exactly for examples with the same gold (``LossBatch.step_gold_keys``)."""
@@ -205,10 +196,6 @@ class _InMemory:
     @property
     def width(self) -> int:
         return self.states[0].shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(rows.nbytes for rows in self.states)
 
     def length(self, gold: int) -> int:
         return len(self.states[gold])

@@ -79,11 +79,6 @@ class StoredStates:
         self._places = np.array([_place(reader, labels) for labels in golds], dtype=np.int64)
         self.width: int = reader.store.identity.width
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole bank on disk."""
-        return self._reader.store.nbytes
-
     def length(self, gold: int) -> int:
         """Tokens of a gold."""
         return self._reader.length(int(self._places[gold]))

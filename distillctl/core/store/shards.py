@@ -67,9 +67,11 @@ class ShardDirectory(Generic[I_co]):
         """Reads the manifest again: another process may have captured in the meantime."""
         try:
             content = self._manifest()
-            different = self.identity.differences(content["identity"]) if content else []
-            facts = dict(content["facts"]) if content else {}
-            shards = tuple(Shard(**shard) for shard in content["shards"]) if content else ()
+            if content is None:
+                self.facts, self.shards = {}, ()
+                return
+            different = self.identity.differences(content["identity"])
+            facts, shards = dict(content["facts"]), tuple(Shard(**shard) for shard in content["shards"])
         except OSError as error:
             raise DataError(f"{self.path / MANIFEST}: cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -180,6 +180,7 @@ BAD_SETTINGS = [
     ("teacher.top_k=0", "should be at least 1"),
     ("teacher.cache_dir=results/run/cache", "lies in output_dir, which --overwrite empties"),
     ("teacher.cache_dir=results/../results/run", "lies in output_dir, which --overwrite empties"),
+    ("encoder.cache_dir=results/run/bank", "encoder.cache_dir lies in output_dir, which --overwrite empties"),
     ("data.mask=alll", "did you mean all?"),
     ("data.packages=numpy", "should be a list"),
     ("data.packages=[]", "packages is empty"),
