@@ -201,3 +201,64 @@ def test_a_cache_that_nothing_would_read_is_not_made(
 ) -> None:
     assert prepare(tiny, tmp_path / "cache", settings=("objective.jsd.weight=0",)) == 2
     assert "objective.jsd is off, so nothing reads a teacher cache" in capsys.readouterr().err
+
+
+# --- the embedding bank ---------------------------------------------------------------------------------------
+
+
+def prepare_bank(tiny: Tiny, bank: Path, *flags: str, settings: tuple[str, ...] = ()) -> int:
+    """Exit code of ``prepare`` with the teacher live, as is the default."""
+    return cli.run(tiny.argv("prepare", "unused", f"encoder.cache_dir={bank}", *settings, flags=flags))
+
+
+def test_the_golds_are_captured_shown_and_only_read_by_a_training(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = tmp_path / "bank"
+    assert prepare_bank(tiny, bank) == 0
+    shown = capsys.readouterr().out
+    found = cells(shown)
+    assert "encoding the golds: " in shown and "Teacher cache" not in shown
+    assert found["examples"] == "48"
+    assert found["golds"].endswith(" of these; 48 in the bank")
+    tokens, total = int(found["gold tokens"].split()[0]), sum(file.stat().st_size for file in bank.iterdir())
+    assert float(found["bytes per token"]) == pytest.approx(total / tokens, abs=0.06)
+    assert {"directory", "encoder", "size", "live encoder"} <= found.keys()
+    moved = bank.rename(tmp_path / "from another machine")
+    before = {file.name: file.read_bytes() for file in moved.iterdir()}
+    assert cli.run(tiny.argv("train", tmp_path / "run", f"encoder.cache_dir={moved}", "training.max_steps=1")) == 0
+    assert "encoding the golds" not in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in moved.iterdir()} == before
+
+
+def test_verify_checks_the_bank_and_captures_nothing(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = tmp_path / "bank"
+    assert prepare_bank(tiny, bank, "--verify") == 2
+    assert f"{bank}: there is no embedding bank. distillctl prepare makes it" in capsys.readouterr().err
+    assert not bank.exists()
+    assert prepare_bank(tiny, bank, settings=("data.max_train_samples=20",)) == 0
+    assert prepare_bank(tiny, bank, "--verify", settings=("data.max_train_samples=20",)) == 0
+    assert cells(capsys.readouterr().out)["examples"] == "20"
+    assert prepare_bank(tiny, bank, "--verify") == 3
+    assert "the embedding bank lacks 28 of 48 golds" in capsys.readouterr().err
+
+
+def test_a_damaged_bank_is_exit_code_3(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare_bank(tiny, tmp_path / "bank") == 0
+    rows = tmp_path / "bank/shard-00000.rows"
+    rows.write_bytes(rows.read_bytes()[:-1] + bytes([rows.read_bytes()[-1] ^ 1]))
+    for flags in ((), ("--verify",)):
+        assert prepare_bank(tiny, tmp_path / "bank", *flags) == 3
+        message = capsys.readouterr().err
+        assert "damaged embedding bank (shard-00000.rows: not the bytes that were written)" in message
+        assert len(message.strip().splitlines()) <= 2
+
+
+def test_nothing_to_check_is_said(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    off = ("objective.semantic.weight=0", "objective.contrastive.weight=0")
+    assert prepare_bank(tiny, tmp_path / "bank", settings=off) == 0
+    assert not (tmp_path / "bank").exists()
+    assert prepare_bank(tiny, tmp_path / "bank", "--verify", settings=off) == 2
+    assert "reads nothing from disk" in capsys.readouterr().err

@@ -203,6 +203,11 @@ BAD_SETTINGS = [
 ]
 
 
+def test_one_directory_is_not_both_caches() -> None:
+    messages = messages_of(settings=["teacher.cache_dir=one/place", "encoder.cache_dir=one/other/../place"])
+    assert "are the same: each needs a directory of its own" in "\n".join(messages)
+
+
 @pytest.mark.parametrize(("setting", "words"), BAD_SETTINGS, ids=[setting for setting, _ in BAD_SETTINGS])
 def test_bad_settings_are_refused_in_words(setting: str, words: str) -> None:
     messages = messages_of(settings=[setting])

@@ -358,3 +358,10 @@ def test_memory_does_not_grow_with_the_bank(tmp_path: Path) -> None:
         sizes.append(facts["bytes"])
     assert used[2] <= 1.05 * used[0]
     assert sizes[2] > 0.08 * used[0]  # held in memory, it would be seen
+
+
+@pytest.mark.gpu
+def test_a_bank_made_on_a_gpu_is_the_processors(path: Path) -> None:
+    BankOpener(str(path), WANTED, tiny_t5_encoder(VOCAB).to("cuda"), EXAMPLES).open(SilentReporter())
+    _, facts = opener(path).open(SilentReporter(), capture=False)
+    assert facts["difference_from_live"] < 6e-4
