@@ -11,6 +11,7 @@ from torch import Tensor
 from distillctl.core.errors import RunError
 from distillctl.core.losses.term import StudentOutputs
 from distillctl.core.progress import SilentReporter
+from distillctl.core.training.batches import MicroBatch
 from distillctl.core.training.checkpoints import latest_checkpoint
 from distillctl.core.training.loop import Trainer
 from tests.runs import Make, Notes, column, run, train
@@ -41,7 +42,7 @@ def direct_gradients(trainer: Trainer, number: int) -> dict[str, Tensor]:
     counts = {term.name: sum(float(term.count(batch)) for batch in inputs.loss_batches) for term in objective.terms}
     total = torch.zeros(())
     for micro, batch in zip(inputs.micro_batches, inputs.loss_batches, strict=True):
-        outputs = trainer._outputs(trainer._logits(trainer.student, micro))
+        outputs = trainer._outputs(trainer._logits(trainer.student, micro), micro)
         full = trainer._with_teacher(batch, micro)
         for term in objective.terms:
             factor = objective.scales[term.name] * objective.schedules[term.name].at(progress) / counts[term.name]
@@ -197,11 +198,11 @@ def test_nan_on_the_way_stops_names_the_step_and_updates_nothing(make: Make) -> 
     taken: list[dict[str, Tensor]] = []
     outputs = trainer._outputs
 
-    def poisoned(logits: Tensor) -> StudentOutputs:
+    def poisoned(logits: Tensor, micro: MicroBatch) -> StudentOutputs:
         if trainer.state.step == 3:
             taken.append(weights_of(trainer.student))
             logits = logits * torch.nan
-        return outputs(logits)
+        return outputs(logits, micro)
 
     trainer._outputs = poisoned  # type: ignore[method-assign]
     with pytest.raises(RunError, match=r"step 4: .*'focal' is nan.*nothing was updated"):
