@@ -59,25 +59,24 @@ class FocalTerm:
         return valid_tokens(batch)
 
     def __call__(self, outputs: StudentOutputs, batch: LossBatch) -> TermSum:
-        columns, place = _gold_among_columns(outputs, batch)
-        losses = focal_per_token(columns, place, self.alpha, self.gamma)
+        losses = focal_per_token(*_gold_among_atoms(outputs, batch), self.alpha, self.gamma)
         if batch.token_weights is not None:
             losses = losses * batch.places.take(batch.token_weights)
         return TermSum(losses.sum(), self.count(batch))
 
 
-def _gold_among_columns(outputs: StudentOutputs, batch: LossBatch) -> tuple[Tensor, Tensor]:
-    """(merged logits [R,K], where the gold id is among them [R]).
+def _gold_among_atoms(outputs: StudentOutputs, batch: LossBatch) -> tuple[Tensor, Tensor]:
+    """(log-probabilities of atoms [R,K], where the gold id is among them [R]).
 
-    The gold id and all others; or the columns of jsd, whose dense pass then is this one too, where it looks at the
-    same distribution: at temperature 1 and over the whole vocabulary.
+    The gold id and all others; or jsd's atoms, whose dense pass then is this one too, where jsd looks at the same
+    distribution: at temperature 1 and over the whole vocabulary.
     """
     top = batch.top_rows
     if top is None or top.temperature != 1 or top.width != outputs.width:
         ids = batch.gold.unsqueeze(-1)
-        return outputs.columns(batch, ids, 1.0, outputs.width), torch.zeros_like(batch.gold)
+        return outputs.log_atoms(batch, ids, 1.0, outputs.width), torch.zeros_like(batch.gold)
     found = top.ids == batch.gold.unsqueeze(-1)
-    columns = outputs.columns(batch, top.ids, 1.0, outputs.width)
+    atoms = outputs.log_atoms(batch, top.ids, 1.0, outputs.width)
     # A cache keeps every gold id. Should one be missing, NaN stops the run, and asks the device nothing.
-    columns = torch.where(found.any(dim=-1, keepdim=True), columns, torch.nan)
-    return columns, found.int().argmax(dim=-1)
+    atoms = torch.where(found.any(dim=-1, keepdim=True), atoms, torch.nan)
+    return atoms, found.int().argmax(dim=-1)

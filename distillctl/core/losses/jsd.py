@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distillctl.core.errors import DataError, UsageError
-from distillctl.core.losses.fused import merge_columns, row_blocks
+from distillctl.core.losses.fused import log_atoms, row_blocks
 from distillctl.core.losses.term import (
     Group,
     LossBatch,
@@ -87,7 +87,7 @@ def jsd_top_k(logits: Tensor, teacher: TeacherTop) -> Tensor:
     r""":func:`jsd_per_token` over the atoms S, the ids that the teacher's cache keeps, and one tail atom T.
 
     T has the mass of all other ids: the dense form over the k + 1 atoms, into which
-    :func:`~distillctl.core.losses.fused.merge_columns` makes the student's logits. The gradient at the logits is
+    :func:`~distillctl.core.losses.fused.log_atoms` merges the student's logits. The gradient at the logits is
     ``tau * (a_i - q_i * sum(a))`` with ``a_i = 0.5 q_i [ln(q_i / m_i) - ln(q_T / m_T)]`` on S and 0 elsewhere.
     Merging atoms never raises the divergence; :func:`tail_bound` says by how much it may lower it. With k = V nothing
     is left to the tail, whose parts are then 0: the dense form.
@@ -99,14 +99,14 @@ def jsd_top_k(logits: Tensor, teacher: TeacherTop) -> Tensor:
     Returns:
         [...] in [0, tau^2 ln 2]. P = (0.5, 0.3 + 0.2), Q = (0.2, 0.2 + 0.6), S = {0}, tau = 1: 0.0507.
     """
-    return _of_columns(merge_columns(logits, teacher.ids, teacher.temperature), teacher)
+    return _of_atoms(log_atoms(logits, teacher.ids, teacher.temperature), teacher)
 
 
-def _of_columns(columns: Tensor, teacher: TeacherTop) -> Tensor:
-    """:func:`jsd_top_k` of logits that are merged already, [...,k + 1]."""
-    p_top, p_tail = (p.detach().to(columns.dtype) for p in _probabilities(teacher))
-    p = torch.cat([p_top, p_tail.unsqueeze(-1)], dim=-1).reshape(-1, columns.shape[-1])
-    return _divergences(columns, lambda rows: p[rows].clone(), teacher.temperature)
+def _of_atoms(student: Tensor, teacher: TeacherTop) -> Tensor:
+    """:func:`jsd_top_k` of the student's log-probabilities of the atoms, [...,k + 1]."""
+    p_top, p_tail = (p.detach().to(student.dtype) for p in _probabilities(teacher))
+    p = torch.cat([p_top, p_tail.unsqueeze(-1)], dim=-1).reshape(-1, student.shape[-1])
+    return _divergences(student, lambda rows: p[rows].clone(), 1.0) * teacher.temperature**2
 
 
 def _probabilities(teacher: TeacherTop) -> tuple[Tensor, Tensor]:
@@ -201,7 +201,7 @@ class JsdTerm:
             raise DataError(
                 f"The teacher cache is of {teacher.width} ids, teacher and student share {width}: capture it anew."
             )
-        losses = _of_columns(outputs.columns(batch, teacher.ids, teacher.temperature, width), teacher)
+        losses = _of_atoms(outputs.log_atoms(batch, teacher.ids, teacher.temperature, width), teacher)
         if self.gating:
             losses = losses * top_gold_probability(teacher, batch.gold)
         return TermSum(losses.sum(), self.count(batch))

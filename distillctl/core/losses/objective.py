@@ -129,12 +129,9 @@ class Objective:
         self._log_silent(step, leaf, batch)
         for group, gradient in groups.items():
             _add(step.group_squares, group, _dot(gradient, gradient))
-        if "auxiliary" not in groups:
-            return groups.get("primary", torch.zeros_like(leaf.given))
-        if "primary" not in groups:
-            return groups["auxiliary"] * step.clip
+        primary = groups["primary"].contiguous() if "primary" in groups else torch.zeros_like(leaf.given)
         # Into the primary gradient, which nobody needs any more, and not into one more dense tensor.
-        return groups["primary"].contiguous().add_(groups["auxiliary"], alpha=step.clip)
+        return primary.add_(groups["auxiliary"], alpha=step.clip) if "auxiliary" in groups else primary
 
     def _joint_gradients(self, step: _Step, leaf: StudentOutputs, batch: LossBatch) -> dict[str, Tensor]:
         """One gradient per group: no more encoder passes than the sum of all terms would cost."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from distillctl.core.errors import RunError
-from distillctl.core.losses.fused import merge_columns
+from distillctl.core.losses.fused import log_atoms
 
 IGNORE_INDEX = -100
 
@@ -198,13 +198,13 @@ class StudentOutputs:
         """[R,V] logits of the target tokens alone."""
         return self.given if self._places is not None else batch.places.take(self.given)
 
-    def columns(self, batch: LossBatch, ids: Tensor, temperature: float, width: int) -> Tensor:
-        """[R,k + 1] the logits merged into the columns ``ids`` [R,k] and one of all others, once for all terms.
+    def log_atoms(self, batch: LossBatch, ids: Tensor, temperature: float, width: int) -> Tensor:
+        """[R,k + 1] log-probabilities of ``ids`` [R,k] and of all others together: one dense pass for all terms.
 
-        See :mod:`distillctl.core.losses.fused`; terms share it that ask with the same ``ids`` object.
+        See :mod:`distillctl.core.losses.fused`. Those terms share it that ask with the same ``ids`` object.
         """
-        key = ("columns", id(ids), temperature, width)
-        return self._once(key, ids, lambda: merge_columns(self.rows(batch), ids, temperature, width))
+        key = ("log_atoms", id(ids), temperature, width)
+        return self._once(key, ids, lambda: log_atoms(self.rows(batch), ids, temperature, width))
 
     def predicted_states(self, mask: Tensor) -> Tensor:
         """States [B,T,D] of the predicted tokens: one encoder pass for all terms that ask with one mask.
