@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from distillctl.core.errors import RunError
+from distillctl.core.losses.step_report import StepReport
 from distillctl.core.losses.term import StudentOutputs
 from distillctl.core.progress import SilentReporter
 from distillctl.core.training.batches import MicroBatch
 from distillctl.core.training.checkpoints import latest_checkpoint
 from distillctl.core.training.loop import Trainer
+from tests.host_reads import HostReads
 from tests.runs import Make, Notes, column, run, train
 from tests.tiny import ALL_TERMS, Tiny, distance, rows_of, weights_of
 
@@ -135,6 +138,29 @@ def test_weights_follow_their_schedule_from_the_first_step_to_the_last(make: Mak
     first = trainer.run.step_metrics()[0]
     assert first["weighted_semantic"] == 0
     assert first["loss_semantic"] is not None and first["loss_semantic"] > 0
+
+
+@pytest.mark.parametrize("mode", ["live", "cached"])
+def test_a_micro_batch_never_waits_for_the_device(make: Make, mode: str) -> None:
+    settings = ["training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=2"]
+    trainer = make("run", *settings, f"teacher.mode={mode}", *(["teacher.top_k=8"] if mode == "cached" else []))
+    begin, end, host = trainer._begin, trainer._end_step, HostReads(counting=False)
+
+    def begun(*call: Any, **named: Any) -> int:
+        tokens = begin(*call, **named)
+        host.counting = True
+        return tokens
+
+    def ended(number: int) -> StepReport:
+        host.counting = False
+        return end(number)
+
+    trainer._begin = begun  # type: ignore[method-assign]
+    trainer._end_step = ended  # type: ignore[method-assign]
+    for number in (0, 1):  # a gradient step and an ordinary one
+        with host:
+            trainer._step(number)
+    assert host.found == []
 
 
 # --- frozen, gate, failures -----------------------------------------------------------------------------------
