@@ -38,7 +38,7 @@ class Objective:
     r"""``total = sum_c scale_c * weight_c(progress) * sum_c / count_c`` and its gradient at the logits.
 
     One optimizer step is ``begin_step``, ``logit_gradient`` per micro-batch (the caller then runs
-    ``logits.backward(gradient)``), ``end_step`` before the optimizer's own step. Ordinary steps take two
+    ``outputs.given.backward(gradient)``), ``end_step`` before the optimizer's own step. Ordinary steps take two
     gradients, primary and auxiliary; ``separate`` steps take each term's alone and measure norms and cosines.
     The gradient handed out is the same in both.
 
@@ -111,27 +111,27 @@ class Objective:
         )
 
     def logit_gradient(self, outputs: StudentOutputs, batch: LossBatch) -> Tensor:
-        """One micro-batch's part of the gradient of the step's total at ``outputs.logits``, [B,T,V].
+        """One micro-batch's part of the gradient of the step's total at ``outputs.given``, of its shape.
 
-        Ready for ``outputs.logits.backward(gradient)``. Cut off from the student's graph; never synchronises
+        Ready for ``outputs.given.backward(gradient)``. Cut off from the student's graph; never synchronises
         with the host.
 
         Raises:
             RunError: no step was begun, the logits are half precision, or a term's sum carries no gradient.
         """
         step = self._current()
-        if outputs.logits.dtype in (torch.float16, torch.bfloat16):
-            raise RunError(f"Student logits should be float32: run the LM head in it. Found {outputs.logits.dtype}.")
+        if outputs.given.dtype in (torch.float16, torch.bfloat16):
+            raise RunError(f"Student logits should be float32: run the LM head in it. Found {outputs.given.dtype}.")
         leaf = outputs.with_logits_as_leaf()
         with torch.enable_grad():
             take = self._separate_gradients if step.separate else self._joint_gradients
             groups = take(step, leaf, batch)
         self._log_silent(step, leaf, batch)
-        total = torch.zeros_like(leaf.logits)
         for group, gradient in groups.items():
             _add(step.group_squares, group, _dot(gradient, gradient))
-            total.add_(gradient, alpha=step.clip if group == "auxiliary" else 1.0)
-        return total
+        primary = groups["primary"].contiguous() if "primary" in groups else torch.zeros_like(leaf.given)
+        # Into the primary gradient, which nobody needs any more, and not into one more dense tensor.
+        return primary.add_(groups["auxiliary"], alpha=step.clip) if "auxiliary" in groups else primary
 
     def _joint_gradients(self, step: _Step, leaf: StudentOutputs, batch: LossBatch) -> dict[str, Tensor]:
         """One gradient per group: no more encoder passes than the sum of all terms would cost."""
@@ -165,9 +165,9 @@ class Objective:
         """Of the terms' weighted sum at the leaf. ``keep`` where a later one may share the encoder pass."""
         value = torch.stack([self._weighted(step, term, leaf, batch) for term in terms]).sum()
         if not value.requires_grad:
-            return torch.zeros_like(leaf.logits)
-        (gradient,) = torch.autograd.grad(value, leaf.logits, retain_graph=keep, allow_unused=True)
-        return torch.zeros_like(leaf.logits) if gradient is None else gradient
+            return torch.zeros_like(leaf.given)
+        (gradient,) = torch.autograd.grad(value, leaf.given, retain_graph=keep, allow_unused=True)
+        return torch.zeros_like(leaf.given) if gradient is None else gradient
 
     def _log_silent(self, step: _Step, leaf: StudentOutputs, batch: LossBatch) -> None:
         """Loss of the terms whose gradient nobody takes; last, to reuse the states made with gradient."""

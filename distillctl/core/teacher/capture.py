@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distillctl.core.data.encoding import Example
 from distillctl.core.errors import DataError, RunError
-from distillctl.core.losses.term import IGNORE_INDEX, LossBatch
+from distillctl.core.losses.term import LossBatch, Places
 from distillctl.core.store.completion import verified_sample
 from distillctl.core.store.writer import ShardWriter, check_room
 from distillctl.core.teacher.batching import batches, padded_batch
@@ -54,24 +54,25 @@ def capture(
     with ShardWriter(cache, facts) as writer:
         for batch in batches(examples, cache.layout.width):
             inputs, mask, labels = padded_batch(batch, teacher.padding_id, device)
+            places = Places.of(labels)
             with autocast():
-                logits = teacher.logits(inputs, mask, labels)
-            for example, rows in zip(batch, _rows(cache.layout, logits, labels, batch), strict=True):
+                logits = teacher.logits(inputs, mask, labels, places)
+            for example, rows in zip(batch, _rows(cache.layout, logits, places.take(labels), batch), strict=True):
                 writer.add(example.digest(), rows)
             done += len(batch)
             if on_progress is not None:
                 on_progress(done, len(examples))
 
 
-def _rows(layout: Layout, logits: Tensor, labels: Tensor, batch: Sequence[Example]) -> list[np.ndarray]:
-    valid = labels != IGNORE_INDEX
-    kept = logits[..., : layout.width][valid].float()
+def _rows(layout: Layout, logits: Tensor, gold: Tensor, batch: Sequence[Example]) -> list[np.ndarray]:
+    """Rows per example, of the logits [R,V'] of the batch's target tokens and their gold ids [R]."""
+    kept = logits[:, : layout.width]
     if not bool(torch.isfinite(kept).all()):
         raise RunError(
             f"the teacher's logits are not finite (among {len(batch)} examples from {batch[0].key} on): turn "
             "training.bf16 off, or use another teacher"
         )
-    rows = layout.pack(kept, labels[valid])
+    rows = layout.pack(kept, gold)
     return np.split(rows, np.cumsum([len(example.labels) for example in batch])[:-1])
 
 
@@ -95,21 +96,20 @@ def verify_sample(
     chosen = verified_sample(examples, Example.digest)
     device = next(teacher.model.parameters()).device
     inputs, mask, labels = padded_batch(chosen, teacher.padding_id, device)
+    layout, found = cached.cache.layout, cached.read(LossBatch(labels), chosen)
     with autocast():
-        logits = teacher.logits(inputs, mask, labels)
-    layout, batch = cached.cache.layout, LossBatch(labels)
-    live = torch.softmax(logits[..., : layout.width] / layout.temperature, dim=-1)
-    found = cached.read(batch, chosen)
-    if found.teacher_top is None:
-        assert found.teacher_logits is not None
-        difference = (torch.softmax(found.teacher_logits / layout.temperature, dim=-1) - live).abs().amax(dim=-1)
+        logits = teacher.logits(inputs, mask, labels, found.places)
+    live = torch.softmax(logits[:, : layout.width] / layout.temperature, dim=-1)
+    top = found.top_rows
+    if top is None:
+        assert found.teacher_rows is not None
+        difference = (torch.softmax(found.teacher_rows / layout.temperature, dim=-1) - live).abs().amax(dim=-1)
     else:
-        top = found.teacher_top
         kept = torch.exp(top.logits / top.temperature - top.log_sum_exp.unsqueeze(-1))
         expected = live.gather(-1, top.ids)
         tail = (torch.exp(top.tail) - (1 - expected.sum(dim=-1))).abs()
         difference = torch.maximum((kept - expected).abs().amax(dim=-1), tail)
-    largest = float((difference * batch.valid).max())
+    largest = float(difference.max())
     tolerance = max(TOLERANCES[name] for name in {precision, *cached.cache.facts["precisions"]})
     if not largest <= tolerance:
         raise DataError(

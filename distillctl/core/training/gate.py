@@ -29,7 +29,7 @@ def check_terms_reach_student(
 
     Args:
         parameters: the student's trainable parameters.
-        logits: [B,T,V] student logits attached to the student's graph, which stays usable. Under
+        logits: student logits, [B,T,V] or [R,V], attached to the student's graph, which stays usable. Under
             data-parallel training take them from the unwrapped module.
         make_outputs: what the training loop makes from logits; called once per term, so that terms cannot
             lean on each other's graph.

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -196,9 +197,11 @@ class Trainer:
             tail += tail_mass(batch)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 logits = self._logits(self.model, micro)
-                gradient = self.objective.logit_gradient(self._outputs(logits), batch)
-                # Data-parallel training averages gradients over processes; the objective's counts are global sums.
-                logits.backward(gradient * self.accelerator.num_processes)
+                gradient = self.objective.logit_gradient(self._outputs(logits, micro), batch)
+                if self.accelerator.num_processes > 1:
+                    # Data-parallel training averages gradients over processes; the objective's counts are global sums.
+                    gradient *= self.accelerator.num_processes
+                logits.backward(gradient)
         report = self._end_step(number)
         self.rebalanced = report.rebalanced
         total_norm = self._clip(number)
@@ -243,18 +246,18 @@ class Trainer:
         return int(total[-1]) if self.accelerator.num_processes > 1 else inputs.tokens
 
     def _logits(self, model: Any, micro: MicroBatch) -> Tensor:
-        """Teacher-forced student logits, [B,T,V] float32."""
-        return forced_logits(
-            model, micro.input_ids, micro.attention_mask, micro.labels, self._start_id, self._padding_id
-        )
+        """Teacher-forced student logits of the target tokens, [R,V] float32."""
+        inputs = (micro.input_ids, micro.attention_mask, micro.labels, micro.places)
+        return forced_logits(model, *inputs, self._start_id, self._padding_id)
 
-    def _outputs(self, logits: Tensor) -> StudentOutputs:
-        return StudentOutputs(logits, self._read_predictions if self.guides.encoder is not None else None)
+    def _outputs(self, logits: Tensor, micro: MicroBatch) -> StudentOutputs:
+        encode = partial(self._read_predictions, places=micro.places.flat) if self.guides.encoder is not None else None
+        return StudentOutputs(logits, encode, micro.places)
 
-    def _read_predictions(self, logits: Tensor, mask: Tensor) -> Tensor:
+    def _read_predictions(self, logits: Tensor, mask: Tensor, places: Tensor) -> Tensor:
         assert self.guides.encoder is not None
         with self.accelerator.autocast():
-            return self.guides.encoder.predicted_states(logits, mask)
+            return self.guides.encoder.predicted_states(logits, mask, places=places)
 
     def _with_teacher(self, batch: LossBatch, micro: MicroBatch) -> LossBatch:
         if self.guides.teacher is None:
@@ -301,7 +304,7 @@ class Trainer:
         norms = check_terms_reach_student(
             self.student.parameters(),
             self._logits(self.student, micro),
-            self._outputs,
+            partial(self._outputs, micro=micro),
             self.objective.terms,
             self._with_teacher(inputs.loss_batches[0], micro),
             frozen,
@@ -311,7 +314,7 @@ class Trainer:
         for micro, batch in zip(inputs.micro_batches, inputs.loss_batches, strict=True):
             with torch.no_grad():
                 logits = self._logits(self.student, micro)
-            self.objective.logit_gradient(self._outputs(logits), self._with_teacher(batch, micro))
+            self.objective.logit_gradient(self._outputs(logits, micro), self._with_teacher(batch, micro))
         self.objective.end_step(rebalance=False)  # step 1 has the scales that were asked for
         torch.set_rng_state(random_state)  # dropout of step 1 does not depend on what was measured before it
         return norms

@@ -77,13 +77,14 @@ class StepLoader:
         micro_batches, loss_batches, tokens = [], [], 0
         for share in shares:
             micro = collate(self._examples, share, self._padding_id)
-            tokens += int((micro.labels >= 0).sum())
+            tokens += len(micro.places.flat)
             weights = self._token_weights(micro.labels, number)
             moved = micro.to(self._device)
             micro_batches.append(moved)
             loss_batches.append(
                 LossBatch(
                     labels=moved.labels,
+                    targets=moved.places,
                     token_weights=self._move(weights),
                     gold_states=self._gold_states(micro),
                     mean_state=self._move(self._guides.bank.mean_state) if self._guides.bank else None,

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from distillctl.core.errors import DataError, RunError, UsageError
+from distillctl.core.models.head import run_head_in_float32
 from distillctl.core.models.loading import (
     embedded_teacher_path,
     freeze,
@@ -33,7 +34,6 @@ from distillctl.core.models.loading import (
     load_tokenizer,
     model_path,
     quiet_transformers,
-    run_head_in_float32,
     save_model,
     tokenizer_fingerprint,
     weights_fingerprint,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from distillctl.core.errors import RunError
+from distillctl.core.losses.step_report import StepReport
 from distillctl.core.losses.term import StudentOutputs
 from distillctl.core.progress import SilentReporter
+from distillctl.core.training.batches import MicroBatch
 from distillctl.core.training.checkpoints import latest_checkpoint
 from distillctl.core.training.loop import Trainer
+from tests.host_reads import HostReads
 from tests.runs import Make, Notes, column, run, train
 from tests.tiny import ALL_TERMS, Tiny, distance, rows_of, weights_of
 
@@ -41,7 +45,7 @@ def direct_gradients(trainer: Trainer, number: int) -> dict[str, Tensor]:
     counts = {term.name: sum(float(term.count(batch)) for batch in inputs.loss_batches) for term in objective.terms}
     total = torch.zeros(())
     for micro, batch in zip(inputs.micro_batches, inputs.loss_batches, strict=True):
-        outputs = trainer._outputs(trainer._logits(trainer.student, micro))
+        outputs = trainer._outputs(trainer._logits(trainer.student, micro), micro)
         full = trainer._with_teacher(batch, micro)
         for term in objective.terms:
             factor = objective.scales[term.name] * objective.schedules[term.name].at(progress) / counts[term.name]
@@ -136,6 +140,29 @@ def test_weights_follow_their_schedule_from_the_first_step_to_the_last(make: Mak
     assert first["loss_semantic"] is not None and first["loss_semantic"] > 0
 
 
+@pytest.mark.parametrize("mode", ["live", "cached"])
+def test_a_micro_batch_never_waits_for_the_device(make: Make, mode: str) -> None:
+    settings = ["training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=2"]
+    trainer = make("run", *settings, f"teacher.mode={mode}", *(["teacher.top_k=8"] if mode == "cached" else []))
+    begin, end, host = trainer._begin, trainer._end_step, HostReads(counting=False)
+
+    def begun(*call: Any, **named: Any) -> int:
+        tokens = begin(*call, **named)
+        host.counting = True
+        return tokens
+
+    def ended(number: int) -> StepReport:
+        host.counting = False
+        return end(number)
+
+    trainer._begin = begun  # type: ignore[method-assign]
+    trainer._end_step = ended  # type: ignore[method-assign]
+    for number in (0, 1):  # a gradient step and an ordinary one
+        with host:
+            trainer._step(number)
+    assert host.found == []
+
+
 # --- frozen, gate, failures -----------------------------------------------------------------------------------
 
 
@@ -197,11 +224,11 @@ def test_nan_on_the_way_stops_names_the_step_and_updates_nothing(make: Make) -> 
     taken: list[dict[str, Tensor]] = []
     outputs = trainer._outputs
 
-    def poisoned(logits: Tensor) -> StudentOutputs:
+    def poisoned(logits: Tensor, micro: MicroBatch) -> StudentOutputs:
         if trainer.state.step == 3:
             taken.append(weights_of(trainer.student))
             logits = logits * torch.nan
-        return outputs(logits)
+        return outputs(logits, micro)
 
     trainer._outputs = poisoned  # type: ignore[method-assign]
     with pytest.raises(RunError, match=r"step 4: .*'focal' is nan.*nothing was updated"):
