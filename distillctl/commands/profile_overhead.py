@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ def run(
     ``asked`` are the fields of a :class:`Request`. Raises UsageError, DataError (before anything is written), RunError,
     or with ``check`` GateError (after all else).
     """
+    # Its profiler, which counts memory, tells the terminal that it starts and stops; read once, when torch is loaded.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from distillctl.core.analysis.overhead_plot import PLOT, draw_overhead
     from distillctl.core.analysis.overhead_record import overhead_record
     from distillctl.core.profiling.overhead import measure_overhead

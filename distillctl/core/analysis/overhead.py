@@ -145,10 +145,14 @@ def logging_share(times: Sequence[StepTime]) -> float:
     return sum(time.of(LOGGING) for time in times) / sum(time.seconds for time in times)
 
 
-def median_parts(times: Sequence[StepTime]) -> dict[str, float]:
-    """Median seconds of each part over the steps, in the order in which parts first came up."""
+def parts_of_median_step(times: Sequence[StepTime]) -> dict[str, float]:
+    """The median step's seconds, divided among the parts as those of all steps together are.
+
+    So the parts add up to the step, which medians of each would not. They keep the order in which they first came up.
+    """
     names = dict.fromkeys(name for time in times for name in time.parts)
-    return {name: float(np.median([time.of(name) for time in times])) for name in names}
+    factor = median_seconds(times) / sum(time.seconds for time in times)
+    return {name: factor * sum(time.of(name) for time in times) for name in names}
 
 
 def median_seconds(times: Sequence[StepTime]) -> float:

@@ -62,7 +62,7 @@ def overhead_figure(record: Mapping[str, Any]) -> Figure:
         axes.invert_yaxis()
         axes.set_xlim(0, 1.12 * max(left))
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("milliseconds of an optimizer step (medians of each part; the number is the median step)")
+        axes.set_xlabel("milliseconds: the median step, divided as all steps together were")
         return finish(figure, [axes], "Where the time goes")
 
 

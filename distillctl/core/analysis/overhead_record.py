@@ -11,12 +11,14 @@ from distillctl.core.analysis.overhead import (
     StepTime,
     judge,
     logging_share,
-    median_parts,
     median_seconds,
+    parts_of_median_step,
     payback_epochs,
     ratio_of,
     ratio_record,
+    read_ratio,
 )
+from distillctl.core.errors import DataError
 from distillctl.core.phases import DATA, TEACHER
 
 CROSS_ENTROPY, BASELINE, CANDIDATE = "cross-entropy", "baseline", "candidate"
@@ -107,7 +109,7 @@ def _arm(times: Sequence[StepTime], measured: Measured) -> dict[str, Any]:
     return {
         "seconds": median_seconds(times),
         "tokens_per_second": sum(measured.target_tokens) / sum(time.seconds for time in times),
-        "parts": median_parts(times),
+        "parts": parts_of_median_step(times),
     }
 
 
@@ -149,3 +151,30 @@ def _steps(times: Times) -> dict[str, list[dict[str, float]]]:
         ]
         for name, steps in times.items()
     }
+
+
+def read_record(values: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
+    """An overhead.json with what a report shows of it; None where it holds the headline only.
+
+    Raises DataError naming ``where`` for one that is damaged.
+    """
+    if "ratios" not in values:
+        return None
+    listed = [values["ratios"], values.get("terms")]
+    groups = [values.get("settings"), values.get("provenance"), values.get("ratio")]
+    if not all(isinstance(one, list) for one in listed) or not all(isinstance(one, Mapping) for one in groups):
+        raise DataError(f"{where}: damaged: ratios and terms should be lists, settings and provenance mappings")
+    for found in (found for one in listed for found in one):
+        if not isinstance(found, Mapping) or not all(isinstance(found.get(name), str) for name in ("arm", "to")):
+            raise DataError(f"{where}: damaged: a ratio should name its two arms (arm, to)")
+        for kind in ("whole_step", "without_optimizer"):
+            read_ratio(found.get(kind), where)
+    if {"shape", "batch_size", "teacher_mode"} - values["settings"].keys() or "blocks" not in values["ratio"]:
+        raise DataError(f"{where}: damaged: it does not say how it was measured")
+    return values
+
+
+def other_objectives(record: Mapping[str, Any], objectives: Mapping[str, Any]) -> list[str]:
+    """Which of ``objectives`` (arm -> the objective section of a run's config) are not those that were measured."""
+    configs = record["provenance"].get("configs", {})
+    return [arm for arm, objective in objectives.items() if configs.get(arm, {}).get("objective") != objective]

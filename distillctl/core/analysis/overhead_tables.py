@@ -68,7 +68,7 @@ def arms_table(record: Mapping[str, Any]) -> Table:
 
 
 def parts_table(record: Mapping[str, Any]) -> Table:
-    """Where the time goes: median milliseconds of each part in each arm."""
+    """Where the time goes: milliseconds of each part in each arm."""
     arms = record["arms"]
     names = dict.fromkeys(part for arm in arms.values() for part in arm["parts"])
     rows = [
@@ -78,7 +78,7 @@ def parts_table(record: Mapping[str, Any]) -> Table:
         ]
         for part in sorted(names, key=lambda part: -max(arm["parts"].get(part, 0.0) for arm in arms.values()))
     ]
-    return Table(["ms", *arms], rows, numbers=len(arms), caption="Medians of each part; they need not add up.")
+    return Table(["ms", *arms], rows, numbers=len(arms), caption="The median step, divided as all steps together were.")
 
 
 def milliseconds(seconds: float) -> str:
