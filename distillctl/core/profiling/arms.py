@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from distillctl.core.analysis.overhead import check_alike
 from distillctl.core.analysis.overhead_record import BASELINE, CANDIDATE, CROSS_ENTROPY, MEASURED, without
 from distillctl.core.config.objective import WeightSchedule
 from distillctl.core.config.schema import Config
 from distillctl.core.distillation import cross_entropy_only
+from distillctl.core.models.vocabulary import special_ids
 from distillctl.core.profiling.bench import Bench
 from distillctl.core.run_dir import RunDirectory, StepLog
+from distillctl.core.teacher.live import forced_logits
 from distillctl.core.training.loop import Trainer
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS, make_objective
 
@@ -80,8 +85,6 @@ def make_arms(bench: Bench, configs: dict[str, Config], folder: Path, logs: Exit
     """
     arms: list[Arm] = []
     for name, config in configs.items():
-        # Each trainer wraps the student's forward for its precision: once is enough.
-        bench.accelerator.unwrap_model(bench.models.student, keep_fp32_wrapper=False)
         run = RunDirectory.create(folder / f"arm-{len(list(folder.iterdir()))}")
         trainer = Trainer(
             config,
@@ -115,6 +118,22 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
     weights = next(trainer.student.parameters())
     return {
         "batches": digest.hexdigest(),
-        "dtype": f"{weights.dtype}, autocast {trainer.accelerator.mixed_precision}",
+        "dtype": f"weights {weights.dtype}, products {_dtype_of_products(trainer)}",
         "device": ", ".join(sorted({*devices, str(weights.device)})),
     }
+
+
+@torch.no_grad()
+def _dtype_of_products(trainer: Trainer) -> str:
+    """What the student's first linear layer gives in a forward pass: what a setting says is not enough."""
+    seen: list[torch.dtype] = []
+    layer = next(module for module in trainer.student.modules() if isinstance(module, nn.Linear))
+    hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    micro = trainer.loader.load(0).micro_batches[0]
+    source, mask, labels = (tensor[:1] for tensor in (micro.input_ids, micro.attention_mask, micro.labels))
+    start, padding = special_ids(trainer.student, "student")
+    try:
+        forced_logits(trainer.model, source, mask, labels, start, padding)
+    finally:
+        hook.remove()
+    return ", ".join(sorted({str(dtype) for dtype in seen}))

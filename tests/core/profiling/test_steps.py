@@ -13,7 +13,7 @@ from distillctl.core import phases
 from distillctl.core.analysis.overhead_record import BASELINE, CANDIDATE, CANDIDATE_LIVE, CROSS_ENTROPY, MEASURED
 from distillctl.core.config import Config
 from distillctl.core.errors import DataError, RunError, UsageError
-from distillctl.core.profiling.arms import main_arms, make_arms, term_arms
+from distillctl.core.profiling.arms import _facts, main_arms, make_arms, term_arms
 from distillctl.core.profiling.bench import Bench, open_bench
 from distillctl.core.profiling.memory import highest_sum, kept_bytes, step_bytes
 from distillctl.core.profiling.overhead import measure_overhead, run_in_turn
@@ -98,6 +98,18 @@ def test_arms_take_each_step_in_turn_and_back(bench: Bench, tiny: Tiny, tmp_path
     assert {name: len(found) for name, found in times.items()} == dict.fromkeys(names, 2)
     assert all(phases.TEACHER not in time.parts for time in times[CROSS_ENTROPY])
     assert all(arm.trainer.student is arms[0].trainer.student for arm in arms)
+
+
+@pytest.mark.parametrize(("bf16", "products"), [("false", "torch.float32"), ("true", "torch.bfloat16")])
+def test_every_arm_computes_in_the_precision_that_was_asked_for(
+    tiny: Tiny, tmp_path: Path, bf16: str, products: str
+) -> None:
+    config = configured(tiny, f"training.bf16={bf16}", "objective.jsd.weight=0")
+    own = open_bench([config], "embedded", tmp_path / "cache", SilentReporter())
+    (tmp_path / "runs").mkdir()
+    with ExitStack() as logs:
+        arms = make_arms(own, main_arms(config, config), tmp_path / "runs", logs)
+        assert [_facts(arm.trainer)["dtype"] for arm in arms] == [f"weights torch.float32, products {products}"] * 3
 
 
 def test_each_term_is_left_out_once_and_the_encoder_as_a_whole(tiny: Tiny) -> None:
