@@ -40,13 +40,13 @@ def run(
     from distillctl.core.analysis.overhead_plot import PLOT, draw_overhead
     from distillctl.core.analysis.overhead_record import overhead_record
     from distillctl.core.profiling.overhead import measure_overhead
-    from distillctl.core.profiling.request import Request, refuse_fixed
+    from distillctl.core.profiling.request import Request
     from distillctl.core.run_dir import write_atomically
     from distillctl.core.run_dir.files import to_json
 
     request = Request(**asked)
     request.check()
-    refuse_fixed(settings)
+    request.refuse_fixed(settings)
     first, second = (_configured(configure, file, request) for file in (baseline, candidate))
     folder, trace_file = _folder(output), _writable(trace)
     reporter = ConsoleReporter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distillctl.core.analysis.document import Cell, Table, Tone
@@ -88,57 +88,48 @@ def milliseconds(seconds: float) -> str:
 
 def asked_table(record: Mapping[str, Any], where: str) -> Table:
     """What was asked for, beside what was measured; ratios of steps without the optimizer."""
+    rows = [*_step_rows(record, where), *_loader_rows(record, where), *_logging_rows(record), *_cache_rows(record)]
+    return Table(["without optimizer, dropout 0", "floor", "to reach", "measured"], rows, numbers=3)
+
+
+def _step_rows(record: Mapping[str, Any], where: str) -> Iterator[list[Cell]]:
     shape = record["settings"]["shape"]
     by_pair = {(found["arm"], found["to"]): found for found in record["ratios"]}
     cached = CANDIDATE_CACHED if (CANDIDATE_CACHED, CANDIDATE) in by_pair else CANDIDATE
     live = CANDIDATE if cached == CANDIDATE_CACHED else CANDIDATE_LIVE
-    rows = [_asked(by_pair[CANDIDATE, BASELINE], f"candidate / baseline, {shape}", 1.00, OVER_BASELINE, where)]
-    if (cached, live) in by_pair:
-        rows.append(
-            _asked(
-                by_pair[cached, CROSS_ENTROPY],
-                f"candidate cached / cross-entropy, {shape}",
-                1.07,
-                OVER_CROSS_ENTROPY,
-                where,
-            )
-        )
-        rows.append(_asked(by_pair[cached, live], f"candidate cached / live, {shape}", 0.48, OVER_LIVE, where))
-    if record["loader"] is not None:
-        for kind, title in (
-            ("whole_step", "step with / without reading the cache"),
-            ("alone", "loader alone with / without"),
-        ):
-            ratio = read_ratio(record["loader"][kind], where)
-            rows.append(_row(title, "1.00", f"<= {LOADER}", str(ratio), ratio.median <= LOADER))
-    logging = record["logging"]
-    rows.append(
-        _row(
-            "share of the step for the log", "-", "<= 1 %", f"{logging['share']:.2%}", logging["share"] <= LOGGING_SHARE
-        )
-    )
-    if "measuring_share" in logging:
-        share = logging["measuring_share"]
-        title = f"share for measuring gradients, every {logging['gradient_steps']} steps"
-        rows.append([Cell(title), Cell("-"), Cell("-"), Cell(f"{share:.2%}")])
-    if record["cache"] is not None:
-        found = record["cache"]
-        size = found["bytes_per_token"]
-        rows.append(
-            _row(
-                f"cache bytes per target token, k = {found['top_k']}",
-                "264",
-                f"<= {BYTES_PER_TOKEN} (k = 64)",
-                f"{size:.1f}",
-                size <= BYTES_PER_TOKEN,
-            )
-        )
-    return Table(["without optimizer, dropout 0", "floor", "to reach", "measured"], rows, numbers=3)
+    asked = [
+        ((CANDIDATE, BASELINE), "candidate / baseline", 1.00, OVER_BASELINE),
+        ((cached, CROSS_ENTROPY), "candidate cached / cross-entropy", 1.07, OVER_CROSS_ENTROPY),
+        ((cached, live), "candidate cached / live", 0.48, OVER_LIVE),
+    ]
+    for pair, title, floor, target in asked if (cached, live) in by_pair else asked[:1]:
+        ratio = read_ratio(by_pair[pair]["without_optimizer"], where)
+        yield _row(f"{title}, {shape}", f"{floor:.2f}", f"<= {target:.2f}", str(ratio), ratio.median <= target)
 
 
-def _asked(found: Mapping[str, Any], title: str, floor: float, target: float, where: str) -> list[Cell]:
-    ratio = read_ratio(found["without_optimizer"], where)
-    return _row(title, f"{floor:.2f}", f"<= {target:.2f}", str(ratio), ratio.median <= target)
+def _loader_rows(record: Mapping[str, Any], where: str) -> Iterator[list[Cell]]:
+    titles = {"whole_step": "step with / without reading the cache", "alone": "loader alone with / without"}
+    for kind, title in titles.items() if record["loader"] is not None else ():
+        ratio = read_ratio(record["loader"][kind], where)
+        yield _row(title, "1.00", f"<= {LOADER}", str(ratio), ratio.median <= LOADER)
+
+
+def _logging_rows(record: Mapping[str, Any]) -> Iterator[list[Cell]]:
+    found = record["logging"]
+    yield _row("share of the step for the log", "-", "<= 1 %", f"{found['share']:.2%}", found["share"] <= LOGGING_SHARE)
+    if "measuring_share" in found:
+        title = f"share for measuring gradients, every {found['gradient_steps']} steps"
+        yield [Cell(title), Cell("-"), Cell("-"), Cell(f"{found['measuring_share']:.2%}")]
+
+
+def _cache_rows(record: Mapping[str, Any]) -> Iterator[list[Cell]]:
+    """Two bytes for an id, two for its logit, and two numbers of four: 264 with 64 ids, of which 270 were asked for."""
+    found = record["cache"]
+    if found is not None:
+        size, floor = found["bytes_per_token"], 4 * found["top_k"] + 8
+        target = floor * BYTES_PER_TOKEN / 264
+        title = f"cache bytes per target token, k = {found['top_k']}"
+        yield _row(title, str(floor), f"<= {target:.0f}", f"{size:.1f}", size <= target)
 
 
 def _row(title: str, floor: str, target: str, measured: str, reached: bool) -> list[Cell]:

@@ -30,6 +30,8 @@ SET_BY = {
     "training.dropout_rate": "0, so that arms draw nothing",
 }
 """Settings that are the measurement's own, and what decides them."""
+LENGTHS_SET_BY = {"data.max_source_length": "--source-tokens", "data.max_target_length": "--target-tokens"}
+"""The same, of codet5p."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,14 @@ class Request:
                 "--source-tokens, --target-tokens: only with --shape codet5p; records have lengths of theirs"
             )
 
+    def refuse_fixed(self, settings: Iterable[str]) -> None:
+        """Raise UsageError where ``--set`` names a field that the measurement decides."""
+        fixed = SET_BY | (LENGTHS_SET_BY if self.shape == "codet5p" else {})
+        for setting in settings:
+            key = setting.partition("=")[0].strip()
+            if key in fixed:
+                raise UsageError(f"--set {key}: profile-overhead sets it itself, by {fixed[key]}")
+
     def settings(self, steps: int) -> dict[str, Any]:
         """What every arm's configuration gets, by dotted field name, for a number of timed steps."""
         fixed: dict[str, Any] = {
@@ -95,14 +105,6 @@ class Request:
             return self.steps
         on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
         return STEPS_OF_CODET5P_ON_CPU if self.shape == "codet5p" and on_cpu else STEPS
-
-
-def refuse_fixed(settings: Iterable[str]) -> None:
-    """Raise UsageError where ``--set`` names a field that the measurement decides."""
-    for setting in settings:
-        key = setting.partition("=")[0].strip()
-        if key in SET_BY:
-            raise UsageError(f"--set {key}: profile-overhead sets it itself, by {SET_BY[key]}")
 
 
 def must_be_alike(config: Config) -> Mapping[str, Any]:

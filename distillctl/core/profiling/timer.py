@@ -88,6 +88,8 @@ class StepTimer:
     def _wait(self) -> None:
         if self._on_cuda:
             torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":  # the step is timed rightly; its parts are where the host waited
+            torch.mps.synchronize()
 
 
 class TracedPhases:

@@ -17,7 +17,7 @@ from distillctl.core.profiling.arms import _facts, main_arms, make_arms, term_ar
 from distillctl.core.profiling.bench import Bench, open_bench
 from distillctl.core.profiling.memory import highest_sum, kept_bytes, step_bytes
 from distillctl.core.profiling.overhead import measure_overhead, run_in_turn
-from distillctl.core.profiling.request import Request, must_be_alike, refuse_fixed
+from distillctl.core.profiling.request import Request, must_be_alike
 from distillctl.core.profiling.timer import StepTimer
 from distillctl.core.profiling.tracing import trace_steps
 from distillctl.core.progress import SilentReporter
@@ -195,9 +195,11 @@ def test_what_cannot_be_measured_is_refused(changes: dict[str, object], says: st
 
 
 def test_settings_of_the_measurement_are_not_taken_from_set() -> None:
-    refuse_fixed(["objective.jsd.weight=1"])
+    Request().refuse_fixed(["objective.jsd.weight=1", "data.max_source_length=64"])
     with pytest.raises(UsageError, match=r"--set training\.max_steps: profile-overhead sets it itself, by --steps"):
-        refuse_fixed(["training.max_steps=3"])
+        Request().refuse_fixed(["training.max_steps=3"])
+    with pytest.raises(UsageError, match=r"--set data\.max_source_length: .* by --source-tokens"):
+        Request(shape="codet5p").refuse_fixed(["data.max_source_length=64"])
 
 
 def test_steps_follow_from_shape_and_device() -> None:
