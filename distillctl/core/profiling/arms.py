@@ -69,7 +69,9 @@ def _with(config: Config, section: str, **changes: Any) -> Config:
     return config.model_copy(update={section: changed})
 
 
-def make_arms(bench: Bench, configs: dict[str, Config], folder: Path, logs: ExitStack) -> list[Arm]:
+def make_arms(
+    bench: Bench, configs: dict[str, Config], folder: Path, logs: ExitStack, beside: Sequence[Arm] = ()
+) -> list[Arm]:
     """A trainer per configuration, all on one student and one optimizer: time does not depend on the weights.
 
     So the memory of one student serves them all, and no arm's figures depend on where its weights lie.
@@ -79,6 +81,7 @@ def make_arms(bench: Bench, configs: dict[str, Config], folder: Path, logs: Exit
         configs: by name.
         folder: gets each arm's run directory.
         logs: closes the step logs.
+        beside: arms made before, whose student and optimizer these take over.
 
     Raises:
         DataError: the arms do not get the same batches, in one precision, on one device.
@@ -99,9 +102,10 @@ def make_arms(bench: Bench, configs: dict[str, Config], folder: Path, logs: Exit
         )
         log = run.step_log(trainer.objective.names, tensorboard=config.logging.tensorboard)
         arms.append(Arm(name, trainer, logs.enter_context(log)))
+    first = (*beside, *arms)[0].trainer
     for arm in arms:
-        arm.trainer.model, arm.trainer.optimizers = arms[-1].trainer.model, arms[-1].trainer.optimizers
-    check_alike({arm.name: _facts(arm.trainer) for arm in arms})
+        arm.trainer.model, arm.trainer.optimizers = first.model, first.optimizers
+    check_alike({arm.name: _facts(arm.trainer) for arm in (*beside[:1], *arms)})
     return arms
 
 

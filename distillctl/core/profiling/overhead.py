@@ -70,7 +70,7 @@ def _measure(
     runs = folder / "runs"
     runs.mkdir()
     main = make_arms(bench, main_arms(baseline, candidate), runs, logs)
-    terms = make_arms(bench, term_arms(candidate), runs, logs) if request.terms else []
+    terms = make_arms(bench, term_arms(candidate), runs, logs, beside=main) if request.terms else []
     timed = range(WARM_UP, main[0].trainer.plan.steps)
     seconds = {"main": warm_up(main, "warming up", reporter), "terms": warm_up(terms, "warming up the terms", reporter)}
     expected = sum(seconds.values()) / WARM_UP * len(timed)

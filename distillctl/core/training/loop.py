@@ -207,7 +207,8 @@ class Trainer:
         for index, (micro, batch) in enumerate(zip(inputs.micro_batches, inputs.loss_batches, strict=True)):
             last = index + 1 == len(inputs.micro_batches)
             batch = self._with_teacher(batch, micro)
-            tail += tail_mass(batch)
+            with self.phases.phase(parts.LOGGING):
+                tail += tail_mass(batch)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.phases.phase(parts.STUDENT_FORWARD):
                     logits = self._logits(self.model, micro)
@@ -294,7 +295,8 @@ class Trainer:
             return None
         if not self.guides.teacher.has_tail:
             return 0.0
-        return float(self.accelerator.reduce(tail, reduction="sum")) / max(1, tokens)
+        with self.phases.phase(parts.LOGGING):
+            return float(self.accelerator.reduce(tail, reduction="sum")) / max(1, tokens)
 
     def _clip(self, number: int) -> float:
         """Clips the total gradient norm and returns it as it was. Raises RunError when it is not finite."""

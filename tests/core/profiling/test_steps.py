@@ -100,6 +100,15 @@ def test_arms_take_each_step_in_turn_and_back(bench: Bench, tiny: Tiny, tmp_path
     assert all(arm.trainer.student is arms[0].trainer.student for arm in arms)
 
 
+def test_arms_made_later_take_over_the_optimizer(bench: Bench, tiny: Tiny, tmp_path: Path) -> None:
+    config = configured(tiny)
+    with ExitStack() as logs:
+        first = make_arms(bench, {"a": config, "b": config}, tmp_path, logs)
+        later = make_arms(bench, {"c": config}, tmp_path, logs, beside=first)
+        assert len({id(arm.trainer.optimizers[0]) for arm in (*first, *later)}) == 1
+        assert later[0].trainer.objective is not first[0].trainer.objective
+
+
 @pytest.mark.parametrize(("bf16", "products"), [("false", "torch.float32"), ("true", "torch.bfloat16")])
 def test_every_arm_computes_in_the_precision_that_was_asked_for(
     tiny: Tiny, tmp_path: Path, bf16: str, products: str
