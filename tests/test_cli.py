@@ -18,7 +18,7 @@ from distillctl import cli
 from distillctl.core.config import load_config
 from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, UsageError
 
-COMMANDS = ("train", "teach", "prepare", "evaluate", "report", "analyse-scaling", "sweep")
+COMMANDS = ("train", "teach", "prepare", "evaluate", "report", "analyse-scaling", "sweep", "profile-overhead")
 
 
 @dataclass
@@ -230,6 +230,67 @@ def test_an_analysis_of_scales_is_one_call_by_either_spelling(
     assert recorder.calls == [("analyse_scaling", "r", options)]
 
 
+PLAIN_PROFILE = {
+    "baseline": "trident.yaml",
+    "candidate": "loss-improvements-v1.yaml",
+    "settings": (),
+    "steps": None,
+    "shape": "embedded",
+    "teacher_mode": "cached",
+    "limit": 1.10,
+    "batch_size": 8,
+    "source_tokens": None,
+    "target_tokens": None,
+    "terms": True,
+    "trace": None,
+    "output": "results/overhead",
+    "check": False,
+}
+
+# argv, the settings that give the same configuration, the other arguments of the call
+PROFILES: list[tuple[str, list[str], dict[str, Any]]] = [
+    ("profile-overhead", [], PLAIN_PROFILE),
+    (
+        "profile_overhead --baseline a --candidate b --shape codet5p --teacher-mode live --steps 4 --limit 1.2 --check "
+        "--batch-size 2 --source-tokens 32 --target-tokens 16 --no-terms --trace t.json -o out",
+        [],
+        {
+            "baseline": "a",
+            "candidate": "b",
+            "settings": (),
+            "steps": 4,
+            "shape": "codet5p",
+            "teacher_mode": "live",
+            "limit": 1.2,
+            "batch_size": 2,
+            "source_tokens": 32,
+            "target_tokens": 16,
+            "terms": False,
+            "trace": "t.json",
+            "output": "out",
+            "check": True,
+        },
+    ),
+    (
+        "profile-overhead --set seed=4 --device cpu",
+        ["seed=4", "device=cpu"],
+        PLAIN_PROFILE | {"settings": ["seed=4"]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "settings", "options"), PROFILES, ids=[call[0] for call in PROFILES])
+def test_a_profile_is_one_call_with_a_way_to_configure(
+    line: str, settings: list[str], options: dict[str, Any], recorder: Recorder
+) -> None:
+    assert cli.run(line.split()) == 0
+    ((command, configure, given),) = recorder.calls
+    assert (command, given) == ("profile_overhead", options)
+    assert configure("trident", {}) == load_config(["trident"], settings)
+    fixed = configure("trident", {"training.max_steps": 7, "seed": 99})
+    assert fixed == load_config(["trident"], [*settings, "training.max_steps=7", "seed=99"])
+
+
 def test_the_other_spelling_is_not_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     shown = capsys.readouterr().out
@@ -392,6 +453,7 @@ def test_the_exit_code_reaches_the_shell() -> None:
         ["report", "--help"],
         ["analyse-scaling", "--help"],
         ["sweep", "--help"],
+        ["profile-overhead", "--help"],
         ["--version"],
         ["train", "--bta"],
     ],

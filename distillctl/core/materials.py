@@ -132,14 +132,18 @@ def make_guides(config: Config, models: Models, train: Encoded, device: torch.de
     live = LiveTeacher(teacher.to(device)) if teacher is not None and active & TEACHER_TERMS else None
     encoder = None
     if active & ENCODER_TERMS:
-        encoder, coverage = _frozen_encoder(config, teacher, models.tokenizer, logit_width(models.student))
+        encoder, coverage = frozen_encoder(config, teacher, models.tokenizer, logit_width(models.student))
         encoder.to(device)
         facts["encoder"] = {"model": config.encoder.model, "width": encoder.width, "vocabulary": coverage}
-    critical = None
+    return Guides(live, encoder, None, critical_tokens(config, models.tokenizer, train)), facts
+
+
+def critical_tokens(config: Config, tokenizer: Any, train: Encoded) -> CriticalTokens | None:
+    """What weighs the critical tokens of the training records' language; None where all tokens weigh alike."""
     settings = config.objective.critical_tokens
-    if "focal" in active and settings.weight > 1:
-        critical = CriticalTokens(models.tokenizer, main_language(train.records), settings.extra)
-    return Guides(live, encoder, None, critical), facts
+    if "focal" not in config.objective.active_terms or settings.weight <= 1:
+        return None
+    return CriticalTokens(tokenizer, main_language(train.records), settings.extra)
 
 
 def cache_opener(
@@ -239,9 +243,10 @@ def prepare_caches(
     return facts
 
 
-def _frozen_encoder(
+def frozen_encoder(
     config: Config, teacher: Any | None, tokenizer: Any, student_width: int
 ) -> tuple[FrozenEncoder, str]:
+    """The configured encoder behind a table of the student's tokens, and how they found their place in it."""
     name = config.encoder.model
     model: Any
     if name == "teacher":

@@ -19,6 +19,8 @@ from distillctl.core.analysis.document import (
     Paragraph,
     Picture,
 )
+from distillctl.core.analysis.overhead_record import other_objectives
+from distillctl.core.analysis.overhead_tables import ratios_table, terms_table
 from distillctl.core.analysis.settings import odd_ones_out, unlike_data
 from distillctl.core.analysis.summary import headline_tiles, summary
 from distillctl.core.analysis.tables import (
@@ -52,6 +54,7 @@ def build_report(comparison: Comparison, criteria: Sequence[Criterion]) -> Docum
         *_beside(comparison),
         *_seeds(comparison),
         *_training(),
+        *_cost(comparison),
         *_breakdown(comparison),
         *_differing(comparison),
         *_provenance(comparison),
@@ -110,6 +113,25 @@ def _training() -> Iterable[Block]:
     )
     yield Picture("weights_and_scales.png", "Weight and scale of each term over the optimizer steps")
     yield Picture("step_time.png", "Seconds per optimizer step, computing and waiting for data")
+
+
+def _cost(comparison: Comparison) -> Iterable[Block]:
+    """What profile-overhead measured, where a run has it in its analysis/."""
+    found = (run.overhead for run in (*comparison.candidates, *comparison.baselines) if run.overhead)
+    measured = next((one for one in found if one.record is not None), None)
+    if measured is None or measured.record is None:
+        return
+    record, where = measured.record, measured.source
+    yield Heading("Cost")
+    yield Paragraph(f"Measured by `profile-overhead` ({where}): {record.get('verdict', 'no verdict')}.")
+    runs = {"baseline": comparison.baselines[0], "candidate": comparison.candidates[0]}
+    others = other_objectives(record, {arm: run.config.get("objective") for arm, run in runs.items()})
+    if others:
+        yield Notice(f"The objective of the {' and the '.join(others)} that was measured is not that of the run.")
+    yield ratios_table(record, where)
+    terms = terms_table(record, where)
+    if terms is not None:
+        yield terms
 
 
 def _breakdown(comparison: Comparison) -> Iterable[Block]:

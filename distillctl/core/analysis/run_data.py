@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from distillctl.core.analysis.overhead_record import read_record
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.evaluation.corpus_sums import sample_sums
 from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, PREDICTIONS_FILE, rescore
@@ -20,12 +21,16 @@ StepRows = Sequence[Mapping[str, float | None]]
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """A measured ratio of step times, candidate / baseline, with the ends of its interval; and where it is from."""
+    """A measured ratio of step times, candidate / baseline, with the ends of its interval; and where it is from.
+
+    ``record`` is all of overhead.json where profile-overhead wrote it; None where somebody else wrote the ratio alone.
+    """
 
     median: float
     low: float
     high: float
     source: str
+    record: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,13 +180,14 @@ def _read_overhead(file: Path, path: str) -> Overhead | None:
     if not file.is_file():
         return None
     where = f"{path}/analysis/{OVERHEAD_FILE}"
-    ratio = read_json(file).get("ratio")
+    values = read_json(file)
+    ratio = values.get("ratio")
     found = ratio if isinstance(ratio, dict) else {}
-    values = [float(value) for name in ("median", "low", "high") if _is_positive(value := found.get(name))]
-    if len(values) != 3:
+    numbers = [float(value) for name in ("median", "low", "high") if _is_positive(value := found.get(name))]
+    if len(numbers) != 3:
         raise DataError(f'{where}: should hold {{"ratio": {{"median": x, "low": x, "high": x}}}}. Found {ratio!r}')
-    median, low, high = values
-    return Overhead(median, low, high, where)
+    median, low, high = numbers
+    return Overhead(median, low, high, where, read_record(values, where))
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -17,6 +17,7 @@ from distillctl.core.losses.balance import BandBalance
 from distillctl.core.losses.schedules import LinearSchedule
 from distillctl.core.losses.step_report import StepReport, check_finite
 from distillctl.core.losses.term import Group, LossBatch, StudentOutputs, Term
+from distillctl.core.phases import OBJECTIVE, UNTIMED, Phases
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -74,6 +75,7 @@ class Objective:
         self.balance = balance
         self._sum_over_ranks = sum_over_ranks
         self._step: _Step | None = None
+        self.phases: Phases = UNTIMED  # is told of each term; a profile of a training listens
         self._check({*(scales or {}), *log_only, *(balance.base if balance is not None else {})})
 
     def _check(self, named: set[str]) -> None:
@@ -166,7 +168,8 @@ class Objective:
         value = torch.stack([self._weighted(step, term, leaf, batch) for term in terms]).sum()
         if not value.requires_grad:
             return torch.zeros_like(leaf.given)
-        (gradient,) = torch.autograd.grad(value, leaf.given, retain_graph=keep, allow_unused=True)
+        with self.phases.phase(OBJECTIVE):  # each term's own part of it is told from inside, by _weighted
+            (gradient,) = torch.autograd.grad(value, leaf.given, retain_graph=keep, allow_unused=True)
         return torch.zeros_like(leaf.given) if gradient is None else gradient
 
     def _log_silent(self, step: _Step, leaf: StudentOutputs, batch: LossBatch) -> None:
@@ -175,10 +178,14 @@ class Objective:
             for term in self.terms:
                 taken = self._factor(step, term.name) > 0 if step.separate else self._trains(step, term.name)
                 if not taken:
-                    _add(step.sums, term.name, term(leaf, batch).sum)
+                    with self.phases.phase(term.name):
+                        value = term(leaf, batch).sum
+                    _add(step.sums, term.name, value)
 
     def _weighted(self, step: _Step, term: Term, leaf: StudentOutputs, batch: LossBatch) -> Tensor:
-        value = term(leaf, batch).sum
+        with self.phases.phase(term.name):
+            value = term(leaf, batch).sum
+        self.phases.backward_of(term.name, value)
         if not value.requires_grad and term.name not in self.log_only:
             raise RunError(
                 f"Loss term '{term.name}' sends no gradient to the student (its sum is a constant): compute "

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from distillctl.core import phases as parts
 from distillctl.core.config.schema import Config
 from distillctl.core.data.encoding import Example
 from distillctl.core.errors import RunError
@@ -106,6 +107,11 @@ class Trainer:
         self._factor = learning_rate_factor(config.training, self.plan.steps)
         self.state = TrainerState(0, 0, config.fingerprint(), data_fingerprint, {})
         self.rebalanced: dict[str, float] = {}  # what the last step's report says of it
+        self.phases: parts.Phases = parts.UNTIMED
+
+    def tell(self, phases: parts.Phases) -> None:
+        """From now on ``phases`` is told which part of a step is under way."""
+        self.phases = self.objective.phases = phases
 
     # --- a run ------------------------------------------------------------------------------------------------
 
@@ -129,13 +135,10 @@ class Trainer:
         epochs_done = math.floor(first * self.plan.step_size / self.plan.examples + 1e-9)
         with log, InterruptFlag() as interrupt, reporter.task("training", self.plan.steps) as task:
             for number in range(first, self.plan.steps):
-                row = self._step(number)
+                row = self.step(number, log)
                 for name, ratio in self.rebalanced.items():
                     reporter.note(rebalance_note(number + 1, name, ratio, row[f"scale_{name}"]))
                 ended = number + 1 == self.plan.steps
-                # What a gradient step measured was paid for: its row is written whatever logging.steps says.
-                if (number + 1) % self.config.logging.steps == 0 or self._measures_gradients(number) or ended:
-                    log.write(row)
                 task.update(number + 1, note=progress_note(row))
                 epoch = math.floor(self.plan.epoch_after(number) + 1e-9)
                 if epoch > epochs_done or ended:
@@ -182,10 +185,21 @@ class Trainer:
 
     # --- one step ---------------------------------------------------------------------------------------------
 
+    def step(self, number: int, log: StepLog) -> dict[str, float | int | None]:
+        """One optimizer step (``number`` from 0) and its row, written where it is due."""
+        row = self._step(number)
+        ended = number + 1 == self.plan.steps
+        # What a gradient step measured was paid for: its row is written whatever logging.steps says.
+        if (number + 1) % self.config.logging.steps == 0 or self._measures_gradients(number) or ended:
+            with self.phases.phase(parts.LOGGING):
+                log.write(row)
+        return row
+
     def _step(self, number: int) -> dict[str, float | int | None]:
-        """One optimizer step (``number`` from 0); returns its row of step_metrics.csv."""
+        """One optimizer step; returns its row of step_metrics.csv."""
         started = time.perf_counter()
-        inputs = self.loader.load(number)
+        with self.phases.phase(parts.DATA):
+            inputs = self.loader.load(number)
         data_seconds = time.perf_counter() - started
         learning_rate = self.config.training.learning_rate * self._factor(number)
         set_learning_rate(self.optimizers, learning_rate)
@@ -194,20 +208,26 @@ class Trainer:
         for index, (micro, batch) in enumerate(zip(inputs.micro_batches, inputs.loss_batches, strict=True)):
             last = index + 1 == len(inputs.micro_batches)
             batch = self._with_teacher(batch, micro)
-            tail += tail_mass(batch)
+            with self.phases.phase(parts.LOGGING):
+                tail += tail_mass(batch)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                logits = self._logits(self.model, micro)
-                gradient = self.objective.logit_gradient(self._outputs(logits, micro), batch)
-                if self.accelerator.num_processes > 1:
-                    # Data-parallel training averages gradients over processes; the objective's counts are global sums.
-                    gradient *= self.accelerator.num_processes
-                logits.backward(gradient)
-        report = self._end_step(number)
+                with self.phases.phase(parts.STUDENT_FORWARD):
+                    logits = self._logits(self.model, micro)
+                with self.phases.phase(parts.OBJECTIVE):
+                    gradient = self.objective.logit_gradient(self._outputs(logits, micro), batch)
+                    if self.accelerator.num_processes > 1:
+                        # Data-parallel training averages gradients over processes; the counts are global sums.
+                        gradient *= self.accelerator.num_processes
+                with self.phases.phase(parts.STUDENT_BACKWARD):
+                    logits.backward(gradient)
+        with self.phases.phase(parts.LOGGING):
+            report = self._end_step(number)
         self.rebalanced = report.rebalanced
-        total_norm = self._clip(number)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        with self.phases.phase(parts.OPTIMIZER):
+            total_norm = self._clip(number)
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
         self.state = replace(self.state, step=number + 1, target_tokens=self.state.target_tokens + tokens)
         seconds = time.perf_counter() - started
         return {
@@ -256,13 +276,15 @@ class Trainer:
 
     def _read_predictions(self, logits: Tensor, mask: Tensor, places: Tensor) -> Tensor:
         assert self.guides.encoder is not None
-        with self.accelerator.autocast():
-            return self.guides.encoder.predicted_states(logits, mask, places=places)
+        with self.phases.phase(parts.ENCODER_FORWARD), self.accelerator.autocast():
+            states = self.guides.encoder.predicted_states(logits, mask, places=places)
+        self.phases.backward_of(parts.ENCODER_BACKWARD, states)
+        return states
 
     def _with_teacher(self, batch: LossBatch, micro: MicroBatch) -> LossBatch:
         if self.guides.teacher is None:
             return batch
-        with self.accelerator.autocast():
+        with self.phases.phase(parts.TEACHER), self.accelerator.autocast():
             return self.guides.teacher.guide(
                 batch, self.loader.examples_of(micro), micro.input_ids, micro.attention_mask
             )
@@ -276,7 +298,8 @@ class Trainer:
             return None
         if not self.guides.teacher.has_tail:
             return 0.0
-        return float(self.accelerator.reduce(tail, reduction="sum")) / max(1, tokens)
+        with self.phases.phase(parts.LOGGING):
+            return float(self.accelerator.reduce(tail, reduction="sum")) / max(1, tokens)
 
     def _clip(self, number: int) -> float:
         """Clips the total gradient norm and returns it as it was. Raises RunError when it is not finite."""
