@@ -155,11 +155,12 @@ def logical_lines(text: str, language: str) -> list[str]:
     pieces = [piece.strip() for piece in [*pieces, text[start:]]]
     if language == "python":
         return [one_line(piece) or piece for piece in pieces]
-    return [_join_java(piece) for piece in pieces]
+    return [join_java(piece) for piece in pieces]
 
 
-def _join_java(statement: str) -> str:
-    if "\n" not in statement or '"""' in statement:  # a text block needs its line breaks
+def join_java(statement: str) -> str:
+    """A Java statement on one line, comments dropped; as it is where a text block needs its line breaks."""
+    if "\n" not in statement or '"""' in statement:
         return statement
     joined = ""
     for line in _PARTS["java"].sub(lambda part: "" if part["comment"] else part[0], statement).split("\n"):
