@@ -241,6 +241,19 @@ def prepare(
         bool,
         typer.Option("--verify", help="Check the teacher cache and show what it holds, without capturing anything."),
     ] = False,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="DIR", help="Mine this source tree instead of packages; repeatable."),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option("--language", metavar="java|python", help="Language of the source trees.")
+    ] = None,
+    project: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--project", metavar="NAME", help="What records call a source tree.  [default: its folder's name]"
+        ),
+    ] = None,
     teacher: Teacher = None,
     data: Data = None,
     packages: Packages = None,
@@ -264,9 +277,15 @@ def prepare(
     }
     with errors_as_exit_codes(debug):
         resolved = resolve(config, settings, options)
+        if source and (data or packages):
+            raise UsageError("--source, --data and --packages each say where the records are: give one of them")
+        if (language or project) and not source:
+            raise UsageError("--language and --project say what a --source is: give its folder")
         from distillctl.commands import prepare as command
+        from distillctl.core.data.source_trees import source_trees
 
-        command.run(resolved, output=output, verify=verify)
+        trees = source_trees(source, language, project or ()) if source else []
+        command.run(resolved, output=output, verify=verify, sources=trees)
 
 
 @app.command()

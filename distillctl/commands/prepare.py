@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,12 @@ from distillctl.core.errors import RunError, UsageError
 if TYPE_CHECKING:
     from distillctl.core.data.corpus import Corpus
     from distillctl.core.data.records import Record
+    from distillctl.core.data.source_trees import SourceTree
     from distillctl.core.data.splits import Split
 
 
-def run(config: Config, *, output: str | None = None, verify: bool = False) -> None:
-    """Opens the corpus as configured, prints its sizes, and writes it as JSONL where asked to.
+def run(config: Config, *, output: str | None = None, verify: bool = False, sources: Sequence[SourceTree] = ()) -> None:
+    """Opens the corpus as configured, or mines ``sources``, prints its sizes, and writes it as JSONL where asked to.
 
     With ``teacher.mode: cached`` captures the teacher cache, or what it lacks, and shows it; with ``verify`` checks it
     and writes nothing to it.
@@ -29,7 +30,7 @@ def run(config: Config, *, output: str | None = None, verify: bool = False) -> N
     if output is not None:
         _check_output(Path(output), config.data.path)
     reporter = ConsoleReporter()
-    corpus = read_corpus(config, reporter)
+    corpus = _mine(sources, config, reporter) if sources else read_corpus(config, reporter)
     records = {split: corpus.records(split) if corpus.sizes[split] else [] for split in SPLITS}
     _show(corpus, records, reporter)
     if output is not None:
@@ -38,6 +39,18 @@ def run(config: Config, *, output: str | None = None, verify: bool = False) -> N
     if verify or config.teacher.mode == "cached":
         facts = prepare_teacher_cache(config, corpus, reporter, capture=not verify)
         reporter.show_facts("Teacher cache", _cache_rows(facts))
+
+
+def _mine(sources: Sequence[SourceTree], config: Config, reporter: ConsoleReporter) -> Corpus:
+    from distillctl.core.data.source_trees import source_corpus
+
+    with reporter.task("mining") as task:
+        return source_corpus(
+            sources,
+            config.data.mask,
+            config.data.max_assertions_per_test,
+            on_progress=lambda done, total: task.update(done, total, note="test files"),
+        )
 
 
 def _check_output(output: Path, source: str | None) -> None:

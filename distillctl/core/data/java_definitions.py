@@ -13,6 +13,8 @@ from distillctl.core.data.java_parser import COMMENTS, java_parser
 from distillctl.core.data.java_tests import TYPES, Member, find_members, name_of, source_of, text_of
 from distillctl.core.data.source_files import PackageFiles, read_source, shared_start
 
+# Only a test named after them is about these: every type has them, and frameworks test themselves with the others.
+_SELDOM_FOCAL = re.compile(r"(toString|equals|hashCode|getClass|fail)$|assert")
 PARENTS = 4  # superclasses that are looked into for a method that a class inherits
 
 _BEFORE_NAME = re.compile(r"^(Test|IT)(?=[A-Z0-9_])")
@@ -42,7 +44,7 @@ class SourceFile:
 
 
 class JavaDefinitions:
-    """The methods of a tree's own sources (tests left out), looked up class by class: a file is named after its type."""
+    """The methods of a tree's own sources (tests left out), looked up by class: a file is named after its type."""
 
     def __init__(self, package: PackageFiles) -> None:
         self._root = package.root
@@ -65,7 +67,7 @@ class JavaDefinitions:
         """
         *owners, test = test_name.split(".")
         for owner in owners:
-            for name in tested_types(owner):
+            for name in types_under_test(owner):
                 found = self._called_of(name, calls, test_file)
                 if found:
                     return _choose(found, test)
@@ -118,7 +120,7 @@ class JavaDefinitions:
         return max(self._files[name], key=nearness)
 
 
-def tested_types(test_class: str) -> Iterator[str]:
+def types_under_test(test_class: str) -> Iterator[str]:
     """Names that the type under test may have, the likeliest first.
 
     ``StringUtilsTrimTest``: ``StringUtilsTrim``, ``StringUtils``, ``String``. ``AbstractMapTest``: ``AbstractMap``,
@@ -136,13 +138,17 @@ def tested_types(test_class: str) -> Iterator[str]:
 
 
 def _choose(found: Sequence[tuple[Call, Method]], test: str) -> str:
-    """The method the test is named after (of several the one with the longest name), else the last one called."""
+    """The method the test is named after (of several the one with the longest name), else the last one called.
+
+    Empty where only such as ``toString`` were called.
+    """
     words = _words(test)
     named = [pair for pair in found if _is_run_of(_words(pair[0].name), words) and pair[0].receiver != "new"]
     if named:
         return max(named, key=lambda pair: len(pair[0].name))[1].source
-    ordinary = [pair for pair in found if pair[0].receiver != "new"]
-    return (ordinary or found)[-1][1].source
+    ordinary = [pair for pair in found if pair[0].receiver != "new" and not _SELDOM_FOCAL.match(pair[0].name)]
+    made = [pair for pair in found if pair[0].receiver == "new"]
+    return (ordinary or made)[-1][1].source if ordinary or made else ""
 
 
 def _words(name: str) -> list[str]:

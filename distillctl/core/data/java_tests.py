@@ -96,7 +96,7 @@ def text_of(node: Node | None) -> str:
     return "" if node is None else (node.text or b"").decode("utf-8")
 
 
-def annotations(node: Node) -> set[str]:
+def annotation_names(node: Node) -> set[str]:
     """Simple names of a declaration's annotations."""
     modifiers = _modifiers(node)
     found = [] if modifiers is None else modifiers.named_children
@@ -116,12 +116,12 @@ def _is_test(member: Member) -> bool:
     node = member.node
     if node.type != "method_declaration":
         return False
-    if annotations(node) & TEST_ANNOTATIONS:
+    if annotation_names(node) & TEST_ANNOTATIONS:
         return True
     if _has(node, "static") or not member.owners:
         return False
     owner = member.owners[-1]
-    if "Test" in annotations(owner):  # TestNG: every public method of the class
+    if "Test" in annotation_names(owner):  # TestNG: every public method of the class
         return _has(node, "public") and text_of(node.child_by_field_name("type")) == "void"
     parent = text_of(owner.child_by_field_name("superclass")).partition("<")[0].split(".")[-1].removeprefix("extends ")
     parameters = node.child_by_field_name("parameters")

@@ -32,6 +32,12 @@ from distillctl.core.errors import DataError, RunError
 MINER_VERSION = 2  # part of the cache key: raise it when the records change
 LARGEST_TEST = 12_000  # characters; beyond it the mask's surroundings say little about the method under test
 LONGEST_ASSERTION = 400  # characters; nobody expects a model to write a table of constants
+READING = (
+    "test_files",
+    "test_files_not_read",  # too large, or not UTF-8
+    "test_files_with_syntax_errors",
+    "tests_left_out_for_syntax_errors",
+)
 FILES_AT_A_TIME = 16  # what a worker process gets; fewer are not worth a process
 
 # Their few test files serve those who write database drivers, and they came with the sweep: without them the default
@@ -164,7 +170,7 @@ def mine(
     jobs = [(package.language, str(package.root), file) for package in packages for file in package.tests]
     names = [package.name for package in packages for _ in package.tests]
     tests: dict[str, list[tuple[str, FoundTest]]] = defaultdict(list)
-    reading = dict.fromkeys(("test_files", "not_read", "with_syntax_errors", "tests_left_out"), 0)
+    reading = dict.fromkeys(READING, 0)
     mined = _mine_files(jobs, workers)
     for done, (project, (_, _, file), found) in enumerate(zip(names, jobs, mined, strict=True), start=1):
         tests[project] += [(file, test) for test in found.tests]
