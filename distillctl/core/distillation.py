@@ -116,7 +116,7 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     data = open_data(config, reporter)
     models = load_models(config)
     encoded = encode_data(config, data, models.tokenizer, reporter)
-    guides, _ = make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses
+    guides, made = make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses, too
     opener = cache_opener(config, guides, models, encoded.train)
     if resume:
         _checkpoint(config, fingerprint(encoded.train.records))
@@ -129,6 +129,8 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     for role, model in (("student", models.student), ("teacher", models.teacher)):
         if model is not None:
             facts[f"{role} parameters"] = f"{sum(p.numel() for p in model.parameters()):,}"
+    if "critical_tokens" in made:
+        facts["critical tokens"] = made["critical_tokens"]["summary"]
     if opener is not None:
         facts["teacher cache"] = opener.outlook()
     return facts

@@ -128,7 +128,10 @@ def make_guides(config: Config, models: Models, train: Encoded, device: torch.de
     critical = None
     settings = config.objective.critical_tokens
     if "focal" in active and settings.weight > 1:
-        critical = CriticalTokens(models.tokenizer, main_language(train.records), settings.extra)
+        language = main_language(train.records)
+        critical = CriticalTokens(models.tokenizer, language, settings.extra)
+        found = critical.coverage(example.labels for example in train.examples)
+        facts["critical_tokens"] = {"language": language, "summary": str(found), **found.to_dict()}
     return Guides(live, encoder, None, critical), facts
 
 

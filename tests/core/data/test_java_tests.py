@@ -151,7 +151,8 @@ def test_tests_of_every_framework_are_found_and_nothing_else() -> None:
 
 def test_junit_3_needs_a_test_case_to_extend() -> None:
     body = "{ public void testA() { assertTrue(a); } public void test_b() { assertTrue(a); } "
-    body += "void testing() { assertTrue(a); } public void testC(int x) { assertTrue(x); } public static void testD() { assertTrue(a); } }"
+    body += "void testing() { assertTrue(a); } public void testC(int x) { assertTrue(x); } "
+    body += "public static void testD() { assertTrue(a); } }"
     found = ["Foo.testA", "Foo.test_b"]
     assert names(f"class Foo extends TestCase {body}") == found
     assert names(f"class Foo<T> extends junit.framework.TestCase {body}") == found
