@@ -25,6 +25,7 @@ from distillctl.core.models.student import draw_weights, embedded_shape, make_st
 from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.capture import Autocast
+from distillctl.core.teacher.converted import ConvertedCacheOpener, is_converted
 from distillctl.core.teacher.live import LiveTeacher
 from distillctl.core.teacher.opening import CacheOpener
 from distillctl.core.training.accelerator import make_accelerator, resolve_precision
@@ -137,7 +138,7 @@ def make_guides(config: Config, models: Models, train: Encoded, device: torch.de
 
 def cache_opener(
     config: Config, guides: Guides, models: Models, train: Encoded, autocast: Autocast = nullcontext
-) -> CacheOpener | None:
+) -> CacheOpener | ConvertedCacheOpener | None:
     """What opens the run's teacher cache; None where the teacher is to run live, or no term asks for it.
 
     Call it before the training: it may look at how the student begins.
@@ -145,6 +146,8 @@ def cache_opener(
     if config.teacher.mode != "cached" or not isinstance(guides.teacher, LiveTeacher):
         return None
     assert models.shared_vocabulary is not None
+    if is_converted(config.teacher.cache_dir):
+        return ConvertedCacheOpener(config, models.tokenizer, models.shared_vocabulary, train.examples)
     return CacheOpener(
         config, guides.teacher, models.student, models.tokenizer, models.shared_vocabulary, train.examples, autocast
     )
@@ -158,7 +161,10 @@ def with_teacher_cache(
     if opener is None:
         return guides, {}
     cached, facts = opener.open(reporter)
-    return replace(guides, teacher=cached), {"teacher_cache": facts}
+    guides = replace(guides, teacher=cached)
+    if isinstance(opener, ConvertedCacheOpener):  # what was learned from is not the model that is at hand
+        return guides, {"teacher_cache": facts, "fingerprints": {"teacher": facts["teacher"]}}
+    return guides, {"teacher_cache": facts}
 
 
 def prepare_teacher_cache(config: Config, corpus: Corpus, reporter: Reporter, *, capture: bool) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def test_the_file_that_is_read_is_not_replaced(tiny: Tiny, tmp_path: Path, capsy
     link.symlink_to(tiny.corpus)
     for output in (tiny.corpus, link):
         assert cli.run(["prepare", "--data", str(tiny.corpus), "-o", str(output)]) == 2
-        assert "is the file that --data reads" in capsys.readouterr().err
+        assert "is the file that the records are read from" in capsys.readouterr().err
     assert tiny.corpus.read_bytes() == before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -184,16 +184,21 @@ class LoadedFile:
     notes: tuple[str, ...]
 
 
-def read_jsonl(path: Path) -> LoadedFile:
-    """Reads a JSONL file of records. Errors name file and line; a header line is skipped with a note."""
+def read_jsonl(
+    path: Path, complete: Callable[[Mapping[str, Any], int], Mapping[str, Any]] = lambda row, number: row
+) -> LoadedFile:
+    """Reads a JSONL file of records. Errors name file and line; a header line is skipped with a note.
+
+    ``complete`` sees each object but the header, and its line number, and may add to it what a record needs.
+    """
     records: list[Record] = []
     notes: list[str] = []
     line_of: dict[str, int] = {}
-    for number, row in _json_lines(path):
+    for number, row in json_lines(path):
         if not records and not notes and is_header(row):
             notes.append(f"{path}:{number}: header line skipped")
             continue
-        record = parse_record(row, f"{path}:{number}")
+        record = parse_record(complete(row, number), f"{path}:{number}")
         first = line_of.setdefault(record.id, number)
         if first != number:
             raise DataError(
@@ -205,7 +210,8 @@ def read_jsonl(path: Path) -> LoadedFile:
     return LoadedFile(tuple(records), tuple(notes))
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line number, object) of each line that is not empty. Errors name file and line."""
     # Lines are cut as bytes: text lines also end at characters that JSON allows raw inside a string (U+2028).
     try:
         with path.open("rb") as file:

@@ -69,7 +69,7 @@ def capture(
     Raises:
         RunError: the disk is or would be full, or the teacher's logits are not finite.
     """
-    _check_room(cache, examples)
+    check_room(cache, examples)
     pending, done = _Pending([], []), 0
     device = next(teacher.model.parameters()).device
     try:
@@ -108,7 +108,8 @@ def _write(cache: CacheDirectory, pending: _Pending, facts: dict[str, Any]) -> N
         cache.append(np.concatenate(pending.rows), np.array(pending.index, INDEX_DTYPE), facts)
 
 
-def _check_room(cache: CacheDirectory, examples: Sequence[Example]) -> None:
+def check_room(cache: CacheDirectory, examples: Sequence[Example]) -> None:
+    """Raises RunError where the disk is too small for the examples."""
     needed = expected_bytes(cache.layout, examples)
     free = shutil.disk_usage(_existing(cache.path)).free
     if needed > free:
