@@ -100,10 +100,10 @@ def read_logits(file: TridentFile, line: int, value: Any, tokens: int, widths: C
     where = f"{file.path}:{line}: {LOGITS}"
     if not isinstance(value, dict):
         raise DataError(f"{where} should be an object. Found {type(value).__name__}")
-    bits, shape = value.get("bits"), value.get("shape")
+    bits = value.get("bits")
     if not isinstance(bits, int) or bits not in _TYPES:
         raise DataError(f"{where}: bits should be 4, 8, 16 or 32. Found {bits!r}")
-    _check_shape(shape, where, tokens, widths)
+    shape = _checked_shape(value.get("shape"), where, tokens, widths)
     packed = value.get("packed", False)
     if not isinstance(packed, bool) or (packed and bits != 4):
         raise DataError(f"{where}: packed should be true or false, and true with bits 4 only. Found {packed!r}")
@@ -118,7 +118,7 @@ def read_logits(file: TridentFile, line: int, value: Any, tokens: int, widths: C
     return logits
 
 
-def _check_shape(shape: Any, where: str, tokens: int, widths: Collection[int]) -> None:
+def _checked_shape(shape: Any, where: str, tokens: int, widths: Collection[int]) -> tuple[int, int]:
     is_pair = isinstance(shape, list) and len(shape) == 2
     if not is_pair or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
         raise DataError(f"{where}: shape should be [target tokens, vocabulary]. Found {str(shape)[:60]}")
@@ -130,6 +130,7 @@ def _check_shape(shape: Any, where: str, tokens: int, widths: Collection[int]) -
     if shape[1] not in widths:
         allowed = " or ".join(f"{width:,}" for width in sorted(widths))
         raise DataError(f"{where}: {shape[1]:,} logits a token, and this run's vocabulary has {allowed}")
+    return shape[0], shape[1]
 
 
 def _decoded(encoded: Any, size: int, where: str) -> bytes:
