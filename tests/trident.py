@@ -15,7 +15,7 @@ def compressed(rows: Rows, bits: int, *, packed: bool = False, lz4: bool = False
     """``compressed_logits`` of dense rows. For 8 and 4 bits the rows are codes, and scale and zero_point go along."""
     flat = [value for row in rows for value in row]
     if bits >= 16:
-        raw = b"".join(struct.pack("<f" if bits == 32 else "<e", value) for value in flat)
+        raw = struct.pack(f"<{len(flat)}{'f' if bits == 32 else 'e'}", *flat)
     elif packed:
         pairs = [*flat, 0] if len(flat) % 2 else flat
         raw = bytes(int(low) | int(high) << 4 for low, high in zip(pairs[::2], pairs[1::2], strict=True))
