@@ -46,19 +46,6 @@ PACKAGES = (
 ARCHIVES = ("sources.list", "sources.list.d/debian.sources", "sources.list.d/ubuntu.sources")
 COUNTS = ("files", "unread", "errors", "left out", "train", "dev", "validation")
 COLUMNS = ("package", "version", *COUNTS, "focal %", "valid %", "seconds")
-    "package",
-    "version",
-    "files",
-    "unread",
-    "errors",
-    "left-out",
-    "train",
-    "dev",
-    "validation",
-    "focal%",
-    "valid%",
-    "seconds",
-]
 
 
 def package_manager(folder: Path) -> dict[str, str]:
