@@ -243,6 +243,26 @@ def prepare(
             "--verify", help="Check the teacher cache and the embedding bank, show what they hold, capture nothing."
         ),
     ] = False,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="DIR", help="Mine this source tree instead of packages; repeatable."),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option("--language", metavar="java|python", help="Language of the source trees, or of the file."),
+    ] = None,
+    project: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--project", metavar="NAME", help="What records call a source tree.  [default: its folder's name]"
+        ),
+    ] = None,
+    from_trident: Annotated[
+        str | None,
+        typer.Option(
+            "--from-trident", metavar="FILE", help="Convert a file of the earlier pipeline: records, dense logits."
+        ),
+    ] = None,
     teacher: Teacher = None,
     encoder: Encoder = None,
     data: Data = None,
@@ -268,9 +288,24 @@ def prepare(
     }
     with errors_as_exit_codes(debug):
         resolved = resolve(config, settings, options)
+        if sum(map(bool, (source, from_trident, data, packages))) > 1:
+            raise UsageError(
+                "--source, --from-trident, --data and --packages say where the records are: give one of them"
+            )
+        if (language and not (source or from_trident)) or (project and not source):
+            raise UsageError("--language and --project say what a --source is: give its folder")
+        if verify and (source or from_trident):
+            raise UsageError("--verify checks the cache of a training: give it the records with --data")
         from distillctl.commands import prepare as command
 
-        command.run(resolved, output=output, verify=verify)
+        if source:
+            from distillctl.core.data.source_trees import source_trees
+
+            command.mine_sources(resolved, source_trees(source, language, project or ()), output=output)
+        elif from_trident:
+            command.convert(resolved, from_trident, language, output=output)
+        else:
+            command.run(resolved, output=output, verify=verify)
 
 
 @app.command()

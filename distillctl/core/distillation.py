@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -117,7 +118,7 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     data = open_data(config, reporter)
     models = load_models(config)
     encoded = encode_data(config, data, models.tokenizer, reporter)
-    guides, _ = make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses
+    guides, made = make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses, too
     openers = {
         "teacher cache": cache_opener(config, guides, models, encoded.train),
         "embedding bank": bank_opener(config, guides, models, encoded.train),
@@ -133,6 +134,8 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     for role, model in (("student", models.student), ("teacher", models.teacher)):
         if model is not None:
             facts[f"{role} parameters"] = f"{sum(p.numel() for p in model.parameters()):,}"
+    if "critical_tokens" in made:
+        facts["critical tokens"] = made["critical_tokens"]["summary"]
     return facts | {name: opener.outlook() for name, opener in openers.items() if opener is not None}
 
 
@@ -291,14 +294,16 @@ def _train(
 
 def _write_card(config: Config, outcome: Outcome, encoded: EncodedData) -> None:
     record = outcome.run.record()
-    taught = models_taught(config)
+    taught = models_taught(config, record)
     write_model_card(
         outcome.run.student,
         title=f"Assertion generation, {taught}",
         made={
             "made by": f"distillctl {record['distillctl']['version']}",
             "commit": record["distillctl"]["commit"] or "installed package",
-            "teacher": config.teacher.model if taught.startswith("distilled") else "none (plain cross-entropy)",
+            "teacher": taught.removeprefix("distilled from ")
+            if "distilled" in taught
+            else "none (plain cross-entropy)",
             "training records": f"{len(encoded.train.examples):,}",
             "optimizer steps": f"{record['training']['steps']:,}",
             "loss terms": ", ".join(config.objective.trained_terms),
@@ -313,8 +318,11 @@ def _write_card(config: Config, outcome: Outcome, encoded: EncodedData) -> None:
     )
 
 
-def models_taught(config: Config) -> str:
-    """How a run's model learned, for titles."""
+def models_taught(config: Config, record: Mapping[str, Any]) -> str:
+    """How a run's model learned, for titles; ``record`` is its run.json."""
+    source = record.get("teacher_cache", {}).get("source")
+    if source is not None:
+        return f"distilled from teacher outputs {source}"
     needs_teacher = set(config.objective.active_terms) - {"focal"}
     return f"distilled from {config.teacher.model}" if needs_teacher else "trained with cross-entropy"
 

@@ -35,6 +35,7 @@ from distillctl.core.models.student import draw_weights, embedded_shape, make_st
 from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.capture import Autocast
+from distillctl.core.teacher.converted import ConvertedCacheOpener, is_converted
 from distillctl.core.teacher.live import LiveTeacher
 from distillctl.core.teacher.opening import CacheOpener
 from distillctl.core.training.accelerator import make_accelerator, resolve_precision
@@ -135,7 +136,15 @@ def make_guides(config: Config, models: Models, train: Encoded, device: torch.de
         encoder, coverage = frozen_encoder(config, teacher, models.tokenizer, logit_width(models.student))
         encoder.to(device)
         facts["encoder"] = {"model": config.encoder.model, "width": encoder.width, "vocabulary": coverage}
-    return Guides(live, encoder, None, critical_tokens(config, models.tokenizer, train)), facts
+    critical = critical_tokens(config, models.tokenizer, train)
+    if critical is not None:
+        found = critical.coverage(example.labels for example in train.examples)
+        facts["critical_tokens"] = {
+            "language": main_language(train.records),
+            "summary": str(found),
+            **found.to_dict(),
+        }
+    return Guides(live, encoder, None, critical), facts
 
 
 def critical_tokens(config: Config, tokenizer: Any, train: Encoded) -> CriticalTokens | None:
@@ -148,7 +157,7 @@ def critical_tokens(config: Config, tokenizer: Any, train: Encoded) -> CriticalT
 
 def cache_opener(
     config: Config, guides: Guides, models: Models, train: Encoded, autocast: Autocast = nullcontext
-) -> CacheOpener | None:
+) -> CacheOpener | ConvertedCacheOpener | None:
     """What opens the run's teacher cache; None where the teacher is to run live, or no term asks for it.
 
     Call it before the training: it may look at how the student begins.
@@ -156,6 +165,8 @@ def cache_opener(
     if config.teacher.mode != "cached" or not isinstance(guides.teacher, LiveTeacher):
         return None
     assert models.shared_vocabulary is not None
+    if is_converted(config.teacher.cache_dir):
+        return ConvertedCacheOpener(config, models.tokenizer, models.shared_vocabulary, train.examples)
     return CacheOpener(
         config, guides.teacher, models.student, models.tokenizer, models.shared_vocabulary, train.examples, autocast
     )
@@ -169,7 +180,10 @@ def with_teacher_cache(
     if opener is None:
         return guides, {}
     cached, facts = opener.open(reporter)
-    return replace(guides, teacher=cached), {"teacher_cache": facts}
+    guides = replace(guides, teacher=cached)
+    if isinstance(opener, ConvertedCacheOpener):  # what was learned from is not the model that is at hand
+        return guides, {"teacher_cache": facts, "fingerprints": {"teacher": facts["teacher"]}}
+    return guides, {"teacher_cache": facts}
 
 
 def bank_opener(config: Config, guides: Guides, models: Models, train: Encoded) -> BankOpener | None:

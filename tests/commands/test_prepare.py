@@ -11,6 +11,7 @@ import pytest
 from distillctl import cli
 from distillctl.core.data.records import read_jsonl
 from distillctl.core.data.splits import split_of
+from tests.javaproject import TEST, put, write_java_project
 from tests.tiny import RECORDS, Tiny
 
 
@@ -51,7 +52,7 @@ def test_the_file_that_is_read_is_not_replaced(tiny: Tiny, tmp_path: Path, capsy
     link.symlink_to(tiny.corpus)
     for output in (tiny.corpus, link):
         assert cli.run(["prepare", "--data", str(tiny.corpus), "-o", str(output)]) == 2
-        assert "is the file that --data reads" in capsys.readouterr().err
+        assert "is the file that the records are read from" in capsys.readouterr().err
     assert tiny.corpus.read_bytes() == before
 
 
@@ -262,3 +263,49 @@ def test_nothing_to_check_is_said(tiny: Tiny, tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "bank").exists()
     assert prepare_bank(tiny, tmp_path / "bank", "--verify", settings=off) == 2
     assert "reads nothing from disk" in capsys.readouterr().err
+
+
+# --- source trees and files of the earlier pipeline ------------------------------------------------------------
+
+
+def test_a_source_tree_is_mined_shown_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, output = write_java_project(tmp_path / "demo", files=12), tmp_path / "out.jsonl"
+    put(root, f"{TEST}/BadTest.java", "class BadTest { @Test void a() { assertTrue(a b); } }")
+    argv = ["prepare", "--source", str(root), "--language", "java", "--project", "named", "-o", str(output)]
+    assert cli.run(argv) == 0
+    shown = capsys.readouterr().out
+    assert "test files: 13" in shown and "with focal method: 36" in shown
+    assert "tests left out for syntax errors: 1" in shown and "test files with syntax errors: 1" in shown
+    found = read_jsonl(output).records
+    assert len(found) == 36 and {record.project for record in found} == {"named"}
+    assert cli.run([*argv, "--mask", "all"]) == 0
+    assert len(read_jsonl(output).records) == 24
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--source", "demo"], 2, "--language should be one of python, java"),
+        (["--source", "none", "--language", "java"], 2, "none: no such folder"),
+        (["--source", "demo", "--language", "python"], 3, "no python test file below it"),
+        (["--source", "demo", "--language", "java", "--data", "x"], 2, "give one of them"),
+        (["--source", "demo", "--language", "java", "--verify"], 2, "--verify checks the cache of a training"),
+        (["--language", "java"], 2, "--language and --project say what a --source is"),
+        (["--from-trident", "none.jsonl"], 2, "none.jsonl: no such file"),
+        (["--from-trident", "old.jsonl"], 3, "old.jsonl:1: does not say its language"),
+        (["--from-trident", "old.jsonl", "-o", "old.jsonl"], 2, "is the file that the records are read from"),
+    ],
+)
+def test_what_cannot_be_mined_or_converted_is_explained(
+    flags: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_java_project(tmp_path / "demo", files=1)
+    put(tmp_path, "old.jsonl", '{"focal_file": "a", "test_method_masked": "<extra_id_0>", "original_target": "b"}\n')
+    assert cli.run(["prepare", *flags]) == code
+    assert message in capsys.readouterr().err

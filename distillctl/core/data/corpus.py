@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.core.data.mining import MinedCorpus, choose_packages, corpus_key, mine
-from distillctl.core.data.records import TEXT_FIELDS, Record, read_jsonl
+from distillctl.core.data.records import TEXT_FIELDS, LoadedFile, Record, read_jsonl
 from distillctl.core.data.splits import SPLITS, Split, split_records
 from distillctl.core.errors import DataError, RunError
 
@@ -159,7 +159,11 @@ def _read_cache(directory: Path, key: str, notes: Sequence[str]) -> Corpus:
 
 def file_corpus(path: Path) -> Corpus:
     """A user's JSONL file, split by file like the embedded one; exact repeats of an example are dropped."""
-    loaded = read_jsonl(path)
+    return loaded_corpus(read_jsonl(path), str(path))
+
+
+def loaded_corpus(loaded: LoadedFile, identity: str) -> Corpus:
+    """The records of a file that has been read, split like :func:`file_corpus` does."""
     unique: dict[str, Record] = {}
     for record in loaded.records:
         unique.setdefault(record.key, record)
@@ -170,7 +174,7 @@ def file_corpus(path: Path) -> Corpus:
         "with_focal_method": sum(bool(record.focal_method) for part in splits.values() for record in part),
     }
     sizes: dict[Split, int] = {split: len(records) for split, records in splits.items()}
-    return Corpus(str(path), counts, {}, loaded.notes, splits.__getitem__, sizes)
+    return Corpus(identity, counts, {}, loaded.notes, splits.__getitem__, sizes)
 
 
 def open_corpus(

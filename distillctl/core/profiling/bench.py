@@ -105,7 +105,11 @@ def open_bench(configs: Sequence[Config], shape: ShapeName, folder: Path, report
         encoder, _ = frozen_encoder(config, models.teacher, models.tokenizer, logit_width(models.student))
     bank = None
     if encoder is not None:
-        bank = with_bank(Guides(encoder=encoder.to(accelerator.device)), train, reporter)[0].bank
+        own = config.model_copy(
+            update={"encoder": config.encoder.model_copy(update={"cache_dir": str(folder / "bank")})}
+        )
+        guides = Guides(encoder=encoder.to(accelerator.device))
+        bank = with_bank(own, guides, models, train, reporter)[0].bank
     cached, facts = _capture(configs, models, train, live, accelerator, folder, reporter, shape)
     return Bench(models, train, accelerator, live, cached, encoder, bank, facts)
 
