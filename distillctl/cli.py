@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OPTION_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "--output-dir": lambda value: {"output_dir": value},
+    "--on-nan": lambda value: {"training.on_nan": value},
     "--beta": lambda value: {"objective.semantic_loss_scale": value},
     "--contrastive-weight": lambda value: {"objective.contrastive.weight": [value, 2 * value]},
     "--student": lambda value: {"student.model": value},
@@ -145,6 +146,10 @@ def train(
     ] = None,
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
+    on_nan: Annotated[
+        str | None,
+        typer.Option("--on-nan", metavar="stop|skip", help="At a NaN: stop, or leave the step out and count it."),
+    ] = None,
     beta: Beta = None,
     contrastive_weight: ContrastiveWeight = None,
     student: Student = None,
@@ -168,6 +173,7 @@ def train(
     """
     options = {
         "--output-dir": output_dir,
+        "--on-nan": on_nan,
         "--beta": beta,
         "--contrastive-weight": contrastive_weight,
         "--student": student,

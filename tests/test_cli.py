@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import typer
 import distillctl
 from distillctl import cli
 from distillctl.core.config import load_config
-from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, UsageError
+from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, Terminated, UsageError
 
 COMMANDS = ("train", "teach", "prepare", "evaluate", "report", "analyse-scaling", "sweep")
 
@@ -328,6 +329,10 @@ def test_all_mistakes_are_told_at_once(recorder: Recorder, capsys: pytest.Captur
     assert recorder.calls == []
 
 
+NO_MEMORY = (
+    "error: out of memory: lower training.per_device_train_batch_size (and raise gradient_accumulation_steps by the same "
+    "factor), or evaluation.batch_tokens\n"
+)
 FAILURES: list[tuple[BaseException, int, str]] = [
     (UsageError("no such file: a"), 2, "error: no such file: a\n"),
     (CollectedUsageError(["one", "two"]), 2, "error: one\nerror: two\n"),
@@ -335,7 +340,10 @@ FAILURES: list[tuple[BaseException, int, str]] = [
     (GateError("1.2 > 1.1"), 4, "error: 1.2 > 1.1\n"),
     (RunError("semantic sends no gradient"), 5, "error: semantic sends no gradient\n"),
     (KeyboardInterrupt(), 130, "error: interrupted\n"),
-    (MemoryError(), 5, "error: out of memory: use a smaller training.per_device_train_batch_size\n"),
+    (Terminated(), 143, "error: terminated\n"),
+    (MemoryError(), 5, NO_MEMORY),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 5, NO_MEMORY),
+    (OSError(errno.EFBIG, "File too large", "x/y"), 5, "error: disk full while writing x/y: free some space\n"),
     (OSError(errno.ENOSPC, "No space", "x/y"), 5, "error: disk full while writing x/y: free some space\n"),
     (DataError("key \x1b[2J"), 3, "error: key \\x1b[2J\n"),
     (
@@ -353,6 +361,17 @@ def test_a_failure_is_told_in_a_line_and_an_exit_code(
     recorder.error = error
     assert cli.run(["train"]) == code
     assert capsys.readouterr().err == shown
+
+
+def test_sigterm_ends_a_command_like_ctrl_c_with_its_own_code(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("distillctl.commands.train.run", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    assert cli.run(["train"]) == 143
+    assert capsys.readouterr().err == "error: terminated\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
 
 
 def test_an_avalanche_of_messages_is_cut(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:

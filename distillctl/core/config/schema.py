@@ -219,6 +219,10 @@ class TrainingConfig(Section):
     dropout_rate: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None, description="Dropout of the student while training; null keeps the model's own."
     )
+    on_nan: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="At a NaN or an infinity in a loss or gradient: stop the run, or skip that step and count it.",
+    )
 
     @property
     def step_batch_size(self) -> int:
@@ -261,8 +265,13 @@ class EvaluationConfig(Section):
 class CheckpointConfig(Section):
     """What is kept of a run on the way."""
 
-    save_total_limit: Annotated[int, Field(ge=1, le=10000)] = Field(
-        default=2, description="Checkpoints kept; the best and the last are never deleted."
+    save_total_limit: Annotated[int, Field(ge=2, le=10000)] = Field(
+        default=2,
+        description="Newest checkpoints kept, and the best beside them. Two at least: one may turn out damaged.",
+    )
+    save_steps: Count | None = Field(
+        default=defaults.SAVE_STEPS,
+        description="Write a checkpoint every so many optimizer steps, besides each epoch's end; null: there alone.",
     )
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +16,8 @@ from distillctl import __version__
 from distillctl.core.config.yaml_text import dump_yaml, parse_yaml
 from distillctl.core.errors import DataError, RunError, UsageError
 from distillctl.core.run_dir.claim import RECORD, check_claim, empty
-from distillctl.core.run_dir.files import creating, read_json, to_json, write_atomically, writing
+from distillctl.core.run_dir.files import creating, read_json, sync_directory, to_json, write_atomically, writing
+from distillctl.core.run_dir.lock import check_unlocked, locked
 from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
 from distillctl.core.run_dir.step_log import StepLog, read_step_metrics
 
@@ -36,12 +40,30 @@ class RunDirectory:
         resume: bool = False,
         inputs: Iterable[str | Path] = (),
     ) -> None:
-        """Raise what :meth:`create` would raise, touching nothing (for ``--dry-run``, and before long work).
+        """Raise what :meth:`claim` would raise, touching nothing (for ``--dry-run``, and before long work).
 
         ``inputs`` are files and folders this run reads; one inside a directory about to be emptied is
         refused.
         """
         check_claim(Path(path), overwrite=overwrite, resume=resume, inputs=inputs)
+        check_unlocked(Path(path))
+
+    @classmethod
+    @contextmanager
+    def claim(
+        cls,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        inputs: Iterable[str | Path] = (),
+    ) -> Iterator[Self]:
+        """:meth:`create`, with the directory locked against other processes until the end.
+
+        Raises UsageError, besides, where another process has it.
+        """
+        with locked(Path(path)):
+            yield cls.create(path, overwrite=overwrite, resume=resume, inputs=inputs)
 
     @classmethod
     def create(
@@ -62,7 +84,7 @@ class RunDirectory:
                 ``resume``
                 without a run, or a path that cannot be written. Nothing was touched then.
         """
-        cls.check(path, overwrite=overwrite, resume=resume, inputs=inputs)
+        check_claim(Path(path), overwrite=overwrite, resume=resume, inputs=inputs)
         run = cls(Path(path))
         with creating(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
@@ -110,7 +132,7 @@ class RunDirectory:
         """The checkpoints there are, by step, in order."""
         found = {}
         for path in (self.path / "checkpoints").glob("step-*"):
-            if re.fullmatch(r"step-[0-9]+", path.name) and path.is_dir():
+            if re.fullmatch(r"step-[0-9]+", path.name) and path.is_dir() and not path.is_symlink():
                 found[int(path.name.removeprefix("step-"))] = path
         return dict(sorted(found.items()))
 
@@ -121,6 +143,28 @@ class RunDirectory:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """A temporary folder whose files replace those of the folder ``name`` in the end, each at once.
+
+        A link in their place is replaced too, not followed. Raises RunError where they cannot be written.
+        """
+        temporary = self.folder(f".{name}.tmp")
+        target = self.folder(name)
+        with writing(temporary):  # of a process that was killed on the way
+            shutil.rmtree(temporary)
+            temporary.mkdir()
+        try:
+            yield temporary
+            with writing(target):
+                for file in sorted(temporary.iterdir()):
+                    with file.open("rb+") as written:
+                        os.fsync(written.fileno())
+                    file.replace(target / file.name)
+                sync_directory(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     @property
     def student(self) -> Path:
@@ -164,11 +208,11 @@ class RunDirectory:
             raise ValueError(f"status should be one of {STATUSES[1:]}. Found {status!r}")
         self.note(status=status, reason=reason, finished_at=_now())
 
-    def step_log(self, terms: Sequence[str], *, tensorboard: bool = True, append: bool = False) -> StepLog:
-        """Open step_metrics.csv, and its mirror in tensorboard/, for the active ``terms``."""
+    def step_log(self, terms: Sequence[str], *, tensorboard: bool = True, after: int | None = None) -> StepLog:
+        """Open step_metrics.csv, and its mirror in tensorboard/, for the active ``terms``; see :class:`StepLog`."""
         self._check_inside(self.step_metrics_file)
         mirror = self.folder("tensorboard") if tensorboard else None
-        return StepLog(self.step_metrics_file, terms, tensorboard=mirror, append=append)
+        return StepLog(self.step_metrics_file, terms, tensorboard=mirror, after=after)
 
     # --- reading --------------------------------------------------------------------------------------------
 

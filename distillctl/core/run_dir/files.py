@@ -14,6 +14,10 @@ from typing import Any
 from distillctl.core.errors import DataError, RunError, UsageError
 
 
+MAX_JSON_BYTES = 64 * 2**20
+"""No JSON file of a run comes near: a larger one is somebody else's, and must not fill the memory."""
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` (text as UTF-8) to ``path``: a reader sees the old file or the whole new one.
 
@@ -32,10 +36,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
-def _sync_directory(folder: Path) -> None:
+def sync_directory(folder: Path) -> None:
     """Make a rename durable. Systems that cannot open a directory (Windows) have no such call."""
     if os.name == "nt":
         return
@@ -68,6 +72,7 @@ def _refusal(path: Path, error: OSError) -> str:
     what_to_do = {
         errno.ENOSPC: "free some space",
         errno.EDQUOT: "free some space",
+        errno.EFBIG: "the system allows no larger file here (ulimit -f); free the limit or choose another disk",
         errno.EACCES: "choose a directory you may write to",
         errno.EPERM: "choose a directory you may write to",
         errno.EROFS: "choose a directory you may write to",
@@ -78,8 +83,10 @@ def _refusal(path: Path, error: OSError) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises UsageError if there is none, DataError if it is not one."""
+    """The JSON object in ``path``. Raises UsageError if there is none, DataError if it is not one or far too large."""
     try:
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise DataError(f"{path}: {size:,} bytes are too many for one of this program's files: is it the right one?")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file; is {path.parent} a run directory?") from error

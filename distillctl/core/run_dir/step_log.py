@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -55,7 +56,7 @@ class StepLog:
     """
 
     def __init__(
-        self, path: Path, terms: Sequence[str], *, tensorboard: Path | None = None, append: bool = False
+        self, path: Path, terms: Sequence[str], *, tensorboard: Path | None = None, after: int | None = None
     ) -> None:
         """Open ``path``.
 
@@ -63,10 +64,13 @@ class StepLog:
             path: the CSV file; its directory exists.
             terms: the active terms in logging order.
             tensorboard: folder of the mirror; None writes none.
-            append: go on in an existing file, whose columns must be the same (else DataError).
+            after: go on behind this step in an existing file, whose columns must be the same (else DataError): rows of
+                later steps go, and TensorBoard shows none of them any more. None begins a new file.
         """
         self.columns = step_metric_columns(terms)
-        if append and path.exists():
+        append = after is not None
+        if after is not None and path.exists():
+            cut_after(path, after)
             _check_header(path, self.columns)
         with writing(path):
             self._file: TextIO = path.open("a" if append else "w", encoding="utf-8", newline="")
@@ -75,7 +79,7 @@ class StepLog:
             if self._file.tell() == 0:
                 self._writer.writerow(self.columns)
                 self._file.flush()
-        self._mirror = None if tensorboard is None else _summary_writer(tensorboard)
+        self._mirror = None if tensorboard is None else _summary_writer(tensorboard, after or 0)
 
     def write(self, row: Mapping[str, Number | None]) -> None:
         """Write one step. ``grad_*`` columns that are not measured in this step may be left out; others not.
@@ -101,6 +105,14 @@ class StepLog:
         for tag, value in scalars.items():
             if value is not None:
                 self._mirror.add_scalar(tag, value, step)
+
+    def flush(self) -> None:
+        """Put every row on disk for good, and what TensorBoard still holds back."""
+        with writing(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            if self._mirror is not None:
+                self._mirror.flush()
 
     def close(self) -> None:
         """Close both; calling it again does nothing."""
@@ -200,7 +212,8 @@ def _group(column: str) -> str:
     return _GROUPS.get(first, "cost")
 
 
-def _summary_writer(folder: Path) -> Any:
+def _summary_writer(folder: Path, after: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(log_dir=str(folder))
+    # Whoever reads the folder drops what earlier files hold from the purge step on.
+    return SummaryWriter(log_dir=str(folder), purge_step=after + 1)

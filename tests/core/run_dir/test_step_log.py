@@ -81,11 +81,11 @@ def test_appending_needs_the_same_columns(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     with StepLog(path, TERMS) as log:
         log.write(row(1))
-    with StepLog(path, TERMS, append=True) as log:
+    with StepLog(path, TERMS, after=1) as log:
         log.write(row(2))
     assert [read["step"] for read in read_step_metrics(path)] == [1, 2]
     with pytest.raises(DataError, match=r"log\.csv:1: the columns differ .*active loss terms changed"):
-        StepLog(path, ["focal"], append=True)
+        StepLog(path, ["focal"], after=1)
 
 
 @pytest.mark.parametrize(
