@@ -18,6 +18,7 @@ import distillctl
 from distillctl import cli
 from distillctl.core.config import load_config
 from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, Terminated, UsageError
+from distillctl.exit_codes import errors_as_exit_codes
 
 COMMANDS = ("train", "teach", "prepare", "evaluate", "report", "analyse-scaling", "sweep")
 
@@ -330,8 +331,8 @@ def test_all_mistakes_are_told_at_once(recorder: Recorder, capsys: pytest.Captur
 
 
 NO_MEMORY = (
-    "error: out of memory: lower training.per_device_train_batch_size (and raise gradient_accumulation_steps by the same "
-    "factor), or evaluation.batch_tokens\n"
+    "error: out of memory: lower training.per_device_train_batch_size (and raise gradient_accumulation_steps by the "
+    "same factor), or evaluation.batch_tokens\n"
 )
 FAILURES: list[tuple[BaseException, int, str]] = [
     (UsageError("no such file: a"), 2, "error: no such file: a\n"),
@@ -363,15 +364,13 @@ def test_a_failure_is_told_in_a_line_and_an_exit_code(
     assert capsys.readouterr().err == shown
 
 
-def test_sigterm_ends_a_command_like_ctrl_c_with_its_own_code(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sigterm_ends_a_command_like_ctrl_c_with_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("distillctl.commands.train.run", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
-    assert cli.run(["train"]) == 143
+    with pytest.raises(typer.Exit) as caught, errors_as_exit_codes(debug=False):
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.exit_code == 143
     assert capsys.readouterr().err == "error: terminated\n"
     assert signal.getsignal(signal.SIGTERM) is before
-
 
 
 def test_an_avalanche_of_messages_is_cut(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,4 +53,6 @@ def check_finite(report: StepReport) -> None:
     }
     for owner, norm in norms.items():
         if not math.isfinite(norm):
-            raise NotFiniteError(f"The logit gradient of {owner} is {norm}: lower the learning rate; nothing was updated.")
+            raise NotFiniteError(
+                f"The logit gradient of {owner} is {norm}: lower the learning rate; nothing was updated."
+            )

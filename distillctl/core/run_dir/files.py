@@ -13,7 +13,6 @@ from typing import Any
 
 from distillctl.core.errors import DataError, RunError, UsageError
 
-
 MAX_JSON_BYTES = 64 * 2**20
 """No JSON file of a run comes near: a larger one is somebody else's, and must not fill the memory."""
 
@@ -86,7 +85,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``. Raises UsageError if there is none, DataError if it is not one or far too large."""
     try:
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
-            raise DataError(f"{path}: {size:,} bytes are too many for one of this program's files: is it the right one?")
+            raise DataError(
+                f"{path}: {size:,} bytes are too many for one of this program's files: is it the right one?"
+            )
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file; is {path.parent} a run directory?") from error

@@ -1,4 +1,4 @@
-"""One process writes to a run at a time: a lock file that the system gives back when its holder dies, and that names it.
+"""One process writes to a run at a time: a lock file that names its holder, and that the system frees when that dies.
 
 The lock is the system's own (flock), so a kill leaves none behind; what the file says is for people, and for another
 machine that shares the directory over a network file system which does not pass locks on.
@@ -34,7 +34,8 @@ def locked(root: Path) -> Iterator[None]:
         file = _acquire(path)
     with file:
         with creating(path):
-            file.truncate(0)
+            file.seek(0)
+            file.truncate()
             file.write(json.dumps(_myself()).encode("ascii"))
             file.flush()
         try:
@@ -95,9 +96,7 @@ def _in_use(path: Path, holder: dict[str, object], way_out: str = "") -> UsageEr
     who = "another process"
     if holder:
         who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
-    return UsageError(
-        f"{path.parent}: in use by {who}: wait for it, stop it, or choose another --output-dir{way_out}"
-    )
+    return UsageError(f"{path.parent}: in use by {who}: wait for it, stop it, or choose another --output-dir{way_out}")
 
 
 if sys.platform == "win32":

@@ -12,7 +12,6 @@ The order of the data and the schedules follow from the seed and the step, so ne
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
