@@ -12,6 +12,7 @@ from distillctl.core.analysis.comparison import Comparison
 from distillctl.core.analysis.criterion import MET, NOT_MEASURED, NOT_MET, NOT_SIGNIFICANT, Criterion, Verdict
 from distillctl.core.analysis.figures import interval_text, p_equation, signed
 from distillctl.core.analysis.run_data import Overhead, RunData, StepRows
+from distillctl.core.errors import DataError
 from distillctl.core.evaluation.significance import TOLERANCE
 
 F1_GAIN = 0.5
@@ -145,6 +146,8 @@ def first_not_finite(steps: StepRows) -> str | None:
 def skipped_steps(run: RunData) -> str | None:
     """What a run says of the steps that it left out because they were not finite; None where it left out none."""
     skipped = run.facts("training").get("skipped_steps") or []
+    if not isinstance(skipped, list):
+        raise DataError(f"{run.path}/run.json: training.skipped_steps should be a list of steps. Found {skipped!r}")
     if not skipped:
         return None
     steps = ", ".join(map(str, skipped[:5])) + ", ..." * (len(skipped) > 5)

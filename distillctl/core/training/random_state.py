@@ -49,5 +49,5 @@ def restore_random_state(state: RandomState) -> None:
         for index in range(torch.cuda.device_count()):
             if f"cuda.{index}" in state.tensors:
                 torch.cuda.set_rng_state(state.tensors[f"cuda.{index}"], index)
-    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise DataError(f"no state of the random generators: {error}") from error
