@@ -57,6 +57,7 @@ PLAIN_TRAIN = {"overwrite": False, "resume": False, "dry_run": False}
 TEACH = ["student.init=random", "output_dir=results/teacher", "data.max_train_samples=null"]
 
 # argv, command, the settings that give the same configuration, the other arguments of the call
+COMMIT = "abcdef0123" * 4
 CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ("train", "train", [], PLAIN_TRAIN),
     (
@@ -85,6 +86,13 @@ CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ("train --set seed=4 --set seed=5", "train", ["seed=5"], PLAIN_TRAIN),
     ("train --set seed=4 --seed 6", "train", ["seed=6"], PLAIN_TRAIN),
     ("train --overwrite --dry_run", "train", [], {"overwrite": True, "resume": False, "dry_run": True}),
+    ("train --on-nan skip", "train", ["training.on_nan=skip"], PLAIN_TRAIN),
+    (
+        f"train --trust-remote-code teacher={COMMIT} --trust-remote-code encoder={COMMIT}",
+        "train",
+        [f"teacher.trusted_revision={COMMIT}", f"encoder.trusted_revision={COMMIT}"],
+        PLAIN_TRAIN,
+    ),
     ("train --resume", "train", [], {"overwrite": False, "resume": True, "dry_run": False}),
     ("teach", "teach", TEACH, {"overwrite": False}),
     (
@@ -288,6 +296,11 @@ BAD_COMMAND_LINES = [
     ("train --beta -1", "--beta: objective.semantic_loss_scale should be greater than 0. Found -1.0"),
     ("train --contrastive-weight -1", "objective.contrastive.weight.start should be at least 0"),
     ("train --mask some", "--mask: data.mask should be 'one' or 'all'"),
+    ("train --on-nan ignore", "--on-nan: training.on_nan should be 'stop' or 'skip'"),
+    ("train --trust-remote-code", "requires an argument"),
+    ("train --trust-remote-code yes", "--trust-remote-code: should be ROLE=COMMIT, of teacher, encoder or student"),
+    ("train --trust-remote-code corpus=abc", "should be ROLE=COMMIT"),
+    ("train --trust-remote-code teacher=main", "should be a whole commit, 40 hex digits: a branch or tag can be moved"),
     ("train --device gpu", "--device: device should be auto, cpu"),
     ("train --data a --packages b", "choose one"),
     ("train --packages ,", "packages is empty"),

@@ -227,6 +227,7 @@ def _run(
             folder = run.evaluation(config.evaluation.split)
             outcome.scores[STUDENT] = all_scores(score_and_store(models.student, *asked, folder, outcome.scores))
         _write_card(config, outcome, encoded)
+        run.seal()
     return outcome
 
 

@@ -25,6 +25,18 @@ SHAPED_INITS = ("teacher-layers", *DRAWN_INITS)
 """Values of ``student.init`` that take their shape from ``encoder_layers`` and ``decoder_layers``."""
 
 
+_TRUSTED = "Commit (40 hex digits) of this hub model whose own code may run; null runs none."
+
+
+def _commit(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{40}", text):
+        raise PydanticCustomError("commit", "should be a whole commit, 40 hex digits: a branch or tag can be moved")
+    return text
+
+
+Commit = Annotated[str, AfterValidator(_commit)]
+
+
 class DataConfig(Section):
     """Which records to train on, and how long they may be."""
 
@@ -92,6 +104,7 @@ class StudentConfig(Section):
     decoder_layers: Annotated[int, Field(ge=1, le=200)] | None = Field(
         default=None, description="Decoder layers of the student; null is half of the teacher's (embedded)."
     )
+    trusted_revision: Commit | None = Field(default=None, description=_TRUSTED)
 
     @model_validator(mode="before")
     @classmethod
@@ -140,6 +153,7 @@ class TeacherConfig(Section):
         default=None,
         description="Directory of the cache; null is one in $DISTILLCTL_CACHE, named after what the cache is made of.",
     )
+    trusted_revision: Commit | None = Field(default=None, description=_TRUSTED)
 
 
 class EncoderConfig(Section):
@@ -148,6 +162,7 @@ class EncoderConfig(Section):
     model: Text = Field(
         default="teacher", description="A local path or hub name; teacher is the teacher's own encoder."
     )
+    trusted_revision: Commit | None = Field(default=None, description=_TRUSTED)
 
 
 def _bf16(value: object) -> object:

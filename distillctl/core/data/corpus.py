@@ -141,7 +141,7 @@ def _read_cache(directory: Path, key: str, notes: Sequence[str]) -> Corpus:
         hashes: dict[Split, str] = {split: str(about["files"][split]["sha256"]) for split in SPLITS}
         counts = {str(name): int(count) for name, count in about["counts"].items()}
         packages = {str(name): str(version) for name, version in about["packages"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{directory}: {damaged} (corpus.json: {error})") from error
 
     def load(split: Split) -> list[Record]:

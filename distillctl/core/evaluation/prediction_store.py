@@ -73,7 +73,7 @@ class PredictionStore:
         lines = "".join(json.dumps({"input": k, "prediction": t}) + "\n" for k, t in predictions.items())
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file, _alone_with(file):
+            with self._open(os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab") as file, _alone_with(file):
                 file.write(lines.encode("ascii"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -81,13 +81,17 @@ class PredictionStore:
             raise RunError(f"{self.path}: predictions cannot be stored: {error.strerror}. Free some space") from error
         self._texts |= predictions
 
+    def _open(self, flags: int, mode: str) -> IO[bytes]:
+        """The file, open; OSError for a link, which may lead out of the run directory."""
+        return os.fdopen(os.open(self.path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666), mode)
+
     def _read(self) -> dict[str, str]:
         try:
-            with self.path.open("rb") as file, _alone_with(file):
+            with self._open(os.O_RDWR, "r+b") as file, _alone_with(file):
                 content = file.read()
                 *lines, cut = content.split(b"\n")
                 if cut:  # half a line is taken away, or the next one would be appended to it
-                    os.truncate(self.path, len(content) - len(cut))
+                    file.truncate(len(content) - len(cut))
         except FileNotFoundError:
             return {}
         except OSError as error:

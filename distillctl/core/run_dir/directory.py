@@ -16,8 +16,17 @@ from distillctl import __version__
 from distillctl.core.config.yaml_text import dump_yaml, parse_yaml
 from distillctl.core.errors import DataError, RunError, UsageError
 from distillctl.core.run_dir.claim import RECORD, check_claim, empty
-from distillctl.core.run_dir.files import creating, read_json, sync_directory, to_json, write_atomically, writing
+from distillctl.core.run_dir.files import (
+    creating,
+    read_json,
+    sha256_of,
+    sync_directory,
+    to_json,
+    write_atomically,
+    writing,
+)
 from distillctl.core.run_dir.lock import check_unlocked, locked
+from distillctl.core.run_dir.model_card import CARD_NAME
 from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
 from distillctl.core.run_dir.step_log import StepLog, read_step_metrics
 
@@ -201,6 +210,27 @@ class RunDirectory:
             old = record.get(name)
             record[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
         self.write_record(record)
+
+    def seal(self) -> None:
+        """Note the SHA-256 of what a training leaves: config.yaml, step_metrics.csv and every file of student/."""
+        student = [path for path in sorted((self.path / "student").glob("*")) if path.name != CARD_NAME]
+        files = [self.config_file, self.step_metrics_file, *student]
+        self.note(files={str(file.relative_to(self.path).as_posix()): sha256_of(file) for file in files})
+
+    def changed_files(self) -> list[str]:
+        """Of the files that :meth:`seal` noted, those that are not what they were, by their path in the run."""
+        noted = self.record().get("files")
+        noted = noted if isinstance(noted, dict) else {}
+        return [name for name, digest in noted.items() if self._changed(name, digest)]
+
+    def _changed(self, name: str, digest: object) -> bool:
+        file = self.path / name
+        if not file.resolve().is_relative_to(self.path):
+            raise DataError(f"{self.record_file}: files should lie in the run directory. Found {name!r}")
+        try:
+            return sha256_of(file) != digest
+        except OSError:  # gone, or unreadable: whoever reads it will say
+            return True
 
     def finish(self, status: str, reason: str | None = None) -> None:
         """Set the final status: ``finished``, ``interrupted`` or ``failed``, the last two with a reason."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -98,6 +99,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"{path}: should be a JSON object. Found {type(values).__name__}")
     return values
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 (hex) of a file's bytes. Raises OSError where it cannot be read."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def to_json(values: Any, indent: int | None = 2) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from distillctl.core.errors import DataError
-from distillctl.core.run_dir.files import read_json, sync_directory, to_json
+from distillctl.core.run_dir.files import read_json, sha256_of, sync_directory, to_json
 
 MANIFEST = "manifest.json"
 
@@ -29,7 +28,7 @@ def seal(folder: Path) -> None:
 def _seal_file(file: Path) -> dict[str, Any]:
     with file.open("rb+") as opened:
         os.fsync(opened.fileno())
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+    return {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
 
 
 def is_sealed(folder: Path) -> bool:
@@ -52,10 +51,8 @@ def check_sealed(folder: Path) -> None:
 
 def _check_file(file: Path, facts: dict[str, Any]) -> None:
     try:
-        with file.open("rb") as opened:
-            # The size first: a file of another size need not be read.
-            same = file.stat().st_size == facts.get("bytes")
-            same = same and hashlib.file_digest(opened, "sha256").hexdigest() == facts.get("sha256")
+        # The size first: a file of another size need not be read.
+        same = file.stat().st_size == facts.get("bytes") and sha256_of(file) == facts.get("sha256")
     except OSError as error:
         raise DataError(f"{file.name}: {error.strerror}") from error
     if not same:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -167,12 +168,15 @@ def cut_after(path: Path, step: int) -> int:
     """
     if not path.exists():
         return 0
-    with writing(path):
-        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    try:
+        with writing(path):
+            header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
     kept = []
     for line, row in enumerate(rows, start=2):
         number = row.partition(",")[0]
-        if row.endswith("\n") and not number.isdecimal():
+        if row.endswith("\n") and not re.fullmatch(r"[0-9]{1,18}", number):
             raise DataError(f"{path}:{line}: should start with a step. Found {number[:20]!r}")
         if row.endswith("\n") and int(number) <= step:
             kept.append(row)

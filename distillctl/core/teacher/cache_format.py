@@ -6,13 +6,14 @@
     .lock                 held by the process that captures
 
 Every file is written under a temporary name, fsynced and renamed, and the manifest after the shard that it names:
-whatever is cut short, the cache holds what its manifest says, and capturing goes on from there. Nothing is pickled.
+whatever is cut short, the cache holds what its manifest says, and capturing goes on from there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ SCHEMA = 1
 MANIFEST = "cache.json"
 INDEX_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("tokens", "<u4")])
 _HASHED_AT_ONCE = 2**20
+_SHARD = re.compile(r"shard-[0-9]{5,9}")
 _ANEW = "Delete that directory and it is captured anew"
 
 
@@ -88,6 +90,12 @@ class Shard:
     rows_sha256: str
     index_sha256: str
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and _SHARD.fullmatch(self.name)):
+            raise ValueError(f"{self.name!r} should be the name of a shard in this directory")
+        if not all(isinstance(count, int) and 0 <= count < 2**48 for count in (self.tokens, self.examples)):
+            raise ValueError(f"{self.name} should have counts of tokens and examples")
+
 
 class CacheDirectory:
     """The files of a cache of ``identity`` in ``path``, which may not exist yet.
@@ -112,13 +120,17 @@ class CacheDirectory:
         if content is None:
             self.facts, self.shards = {}, ()
             return
-        different = self.identity.differences(content["identity"])
+        try:
+            different = self.identity.differences(dict(content["identity"]))
+            facts = dict(content["facts"])
+            shards = tuple(Shard(**shard) for shard in content["shards"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: damaged teacher cache ({MANIFEST}: {error}). {_ANEW}") from error
         if different:
             raise DataError(
                 f"{self.path}: a cache of something else ({'; '.join(different)}). Choose another teacher.cache_dir"
             )
-        self.facts = dict(content["facts"])
-        self.shards = tuple(Shard(**shard) for shard in content["shards"])
+        self.facts, self.shards = facts, shards
 
     def _manifest(self) -> dict[str, Any] | None:
         try:

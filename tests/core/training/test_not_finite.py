@@ -64,9 +64,7 @@ def test_a_nan_before_the_first_step_names_its_samples_too(make: Make) -> None:
     trainer = make("run", SKIP)
     with torch.no_grad():
         trainer.student.shared.weight[5] = torch.nan
-    with pytest.raises(
-        NotFiniteError, match=r"'focal' is nan before step 1.*\nSamples tiny-.*/step-1\.json"
-    ):
+    with pytest.raises(NotFiniteError, match=r"'focal' is nan before step 1.*\nSamples tiny-.*/step-1\.json"):
         run(trainer)
 
 
