@@ -44,8 +44,13 @@ def _alone_with(file: IO[bytes]) -> Iterator[None]:
     yield
 
 
+def _check(key: str, text: str) -> str:
+    """Hash (hex, 32 bits) of a line: a flipped bit in a text would be another prediction."""
+    return hashlib.sha256(json.dumps([key, text]).encode()).hexdigest()[:8]
+
+
 class PredictionStore:
-    """Predictions by input key, kept in a JSONL file that only grows: ``{"input": key, "prediction": text}``.
+    """Predictions by input key, kept in a JSONL file that only grows: ``{"input": key, "prediction": text, "check"}``.
 
     A last line that a kill cut short is dropped. Raises DataError (``file:line``) for any other damage, RunError where
     the file cannot be read or written.
@@ -70,7 +75,10 @@ class PredictionStore:
 
     def add(self, predictions: Mapping[str, str]) -> None:
         """Stores predictions; they are on disk when this returns."""
-        lines = "".join(json.dumps({"input": k, "prediction": t}) + "\n" for k, t in predictions.items())
+        lines = "".join(
+            json.dumps({"input": key, "prediction": text, "check": _check(key, text)}) + "\n"
+            for key, text in predictions.items()
+        )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._open(os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab") as file, _alone_with(file):
@@ -105,6 +113,8 @@ class PredictionStore:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(self._damage(number)) from error
         if not (isinstance(key, str) and isinstance(text, str)):
+            raise DataError(self._damage(number))
+        if row.get("check", _check(key, text)) != _check(key, text):  # files of before had none
             raise DataError(self._damage(number))
         return key, text
 

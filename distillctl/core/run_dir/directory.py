@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -200,8 +201,9 @@ class RunDirectory:
         write_atomically(self.config_file, dump_yaml(values))
 
     def write_record(self, values: Mapping[str, Any]) -> None:
-        """Replace run.json."""
-        write_atomically(self.record_file, to_json(values) + "\n")
+        """Replace run.json; it ends with the SHA-256 of what it says."""
+        said = {name: value for name, value in values.items() if name != "sha256"}
+        write_atomically(self.record_file, to_json(said | {"sha256": digest_of(said)}) + "\n")
 
     def note(self, **values: Any) -> None:
         """Add facts to run.json; mappings (``fingerprints``, ``seeds``) are merged key by key."""
@@ -212,16 +214,19 @@ class RunDirectory:
         self.write_record(record)
 
     def seal(self) -> None:
-        """Note the SHA-256 of what a training leaves: config.yaml, step_metrics.csv and every file of student/."""
+        """Note the SHA-256 of the files that figures come from: settings, step log, scores, and all of student/."""
         student = [path for path in sorted((self.path / "student").glob("*")) if path.name != CARD_NAME]
-        files = [self.config_file, self.step_metrics_file, *student]
-        self.note(files={str(file.relative_to(self.path).as_posix()): sha256_of(file) for file in files})
+        scores = sorted((self.path / "evaluation").glob("*/*.json*"))
+        files = [self.config_file, self.step_metrics_file, *student, *scores]
+        self.note(files={file.relative_to(self.path).as_posix(): sha256_of(file) for file in files})
 
     def changed_files(self) -> list[str]:
-        """Of the files that :meth:`seal` noted, those that are not what they were, by their path in the run."""
-        noted = self.record().get("files")
+        """Of the files that :meth:`seal` noted, and run.json, those that are not what they were, by their path."""
+        record = self.record()
+        noted = record.get("files")
         noted = noted if isinstance(noted, dict) else {}
-        return [name for name, digest in noted.items() if self._changed(name, digest)]
+        changed = [name for name, digest in noted.items() if self._changed(name, digest)]
+        return ([RECORD] if record.get("sha256", digest_of(record)) != digest_of(record) else []) + changed
 
     def _changed(self, name: str, digest: object) -> bool:
         file = self.path / name
@@ -302,6 +307,12 @@ def _first_record() -> dict[str, Any]:
         "fingerprints": {},
         "seconds": {},
     }
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what a record says, but for its own."""
+    said = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _now() -> str:

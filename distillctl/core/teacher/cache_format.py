@@ -220,7 +220,12 @@ class CacheDirectory:
             found = content.read()
         if len(found) != self.shards[shard].examples * INDEX_DTYPE.itemsize:
             raise self.damaged(self.index_file(shard), "cut short")
-        return np.frombuffer(found, INDEX_DTYPE)
+        entries = np.frombuffer(found, INDEX_DTYPE)
+        # What it points to is there, or a forged one would ask for memory without end.
+        ends = entries["row"].astype(np.uint64) + entries["tokens"]
+        if len(entries) and int(ends.max()) > self.shards[shard].tokens:
+            raise self.damaged(self.index_file(shard), "points beyond the rows")
+        return entries
 
     def append(self, rows: np.ndarray, index: np.ndarray, facts: dict[str, Any]) -> None:
         """Adds a shard, and replaces the facts where they are not empty. Call it inside :meth:`capturing`.
