@@ -95,5 +95,5 @@ def test_killed_at_forty_moments_it_goes_on_to_the_same_student(
         most = min(KILLS_OF_A_RUN, 40 - killed)
         killed += kill_and_resume(tiny, tmp_path / str(runs), moments, most, undisturbed)
         runs += 1
-    print(f"\n{killed} kills in {runs} runs; each run's student and rows are the undisturbed run's")
+    print(f"\n{killed} kills in {runs} runs: every student, row and score is that of the run nobody disturbed")
     assert killed == 40
