@@ -120,8 +120,6 @@ def check_kind(world: Path, kind: str, flips: int) -> int:
             else:
                 allowed = found == whole or forgotten(found, whole) or told(found, file)
                 assert allowed, f"{file.name}: read as something else without a word"
-                    f"{file.name}: read as something else without a word"
-                )
             tried += 1
         file.write_bytes(content)
     assert read(world) == whole

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distillctl.core.config import Config
-from tests.faults.kills import KINDS, Moment, train_in_child
+from tests.faults.kills import CLOCK, KINDS, Moment, train_in_child
 from tests.runs import record, student_bytes
 from tests.tiny import Tiny, rows_of
 
@@ -90,7 +90,7 @@ def test_killed_in_a_checkpoint_and_in_a_step_it_goes_on_to_the_same_student(
 def test_killed_at_forty_moments_it_goes_on_to_the_same_student(
     tiny: Tiny, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
-    moments, killed, runs = schedule(undisturbed.instants, KINDS, SEED), 0, 0
+    moments, killed, runs = schedule(undisturbed.instants, (*KINDS, CLOCK), SEED), 0, 0
     while killed < 40:
         most = min(KILLS_OF_A_RUN, 40 - killed)
         killed += kill_and_resume(tiny, tmp_path / str(runs), moments, most, undisturbed)
