@@ -111,7 +111,7 @@ class Trainer:
     # --- a run ------------------------------------------------------------------------------------------------
 
     def train(self, reporter: Reporter, checkpoint: Checkpoint | None = None) -> TrainingResult:
-        """Runs to the end, or to the first Ctrl-C or SIGTERM after the step under way; checkpoints and dev scores on the way.
+        """Runs to the end, or to the first Ctrl-C (or SIGTERM) after the step under way; saves and scores on the way.
 
         Raises RunError when a term is silent (before step 1), or a loss or gradient is not finite.
         """
