@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import huggingface_hub.errors
@@ -153,6 +154,23 @@ def _check_tokenizer_file(name: str, role: str) -> None:
         raise DataError(f"{role} {name!r}: tokenizer.json is damaged: it holds no model")
 
 
+class _BareErrors:
+    """The tokenizers library raises Exception itself for a damaged file: exactly that, and nothing below it, is data."""
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is Exception:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{self._who}: a tokenizer file is damaged: {reason}") from error
+
+
 def _trust(revision: str | None) -> dict[str, Any]:
     """Code that comes with a model never runs, unless exactly this commit of it was allowed."""
     if revision is None:
@@ -165,7 +183,7 @@ def load_tokenizer(name: str, role: str = "tokenizer", trusted_revision: str | N
     _check_name(name, role, needs_tokenizer=True, revision=trusted_revision)
     _check_tokenizer_file(name, role)
     try:
-        with quiet_transformers():
+        with quiet_transformers(), _BareErrors(f"{role} {name!r}"):
             return AutoTokenizer.from_pretrained(model_path(name), **_trust(trusted_revision))
     except _LOADING_ERRORS as error:
         raise _not_loadable(name, role, error) from error
