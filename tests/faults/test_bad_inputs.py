@@ -1,7 +1,7 @@
 """Bad input by the table: what is wrong, the exit code, and words of the one message.
 
 Bad records and models are in the tables of tests/commands/test_train_refusals.py, bad command lines in
-tests/test_cli.py, bad caches in tests/core/teacher/: each needs a small world of its own. Here are those of finished runs.
+tests/test_cli.py, bad caches in tests/core/teacher/: each needs a small world of its own. Here are finished runs.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def _check_tokenizer_file(name: str, role: str) -> None:
 
 
 class _BareErrors:
-    """The tokenizers library raises Exception itself for a damaged file: exactly that, and nothing below it, is data."""
+    """The tokenizers library raises Exception itself for a damaged file: exactly that, nothing below it, is data."""
 
     def __init__(self, who: str) -> None:
         self._who = who
