@@ -102,7 +102,7 @@ class RunDirectory:
                 empty(run.path)
         try:
             if resume:
-                run.note(status="running", reason=None, resumed_at=_now())
+                run.note(status="running", reason=None, resumed_at=_now(), files=None)  # they are about to change
             else:
                 run.write_record(_first_record())
         except RunError as error:  # nothing was started yet
@@ -216,8 +216,14 @@ class RunDirectory:
     def seal(self) -> None:
         """Note the SHA-256 of the files that figures come from: settings, step log, scores, and all of student/."""
         student = [path for path in sorted((self.path / "student").glob("*")) if path.name != CARD_NAME]
-        scores = sorted((self.path / "evaluation").glob("*/*.json*"))
-        files = [self.config_file, self.step_metrics_file, *student, *scores]
+        self._vouch_for([self.config_file, self.step_metrics_file, *student])
+        self.seal_scores()
+
+    def seal_scores(self) -> None:
+        """Note the SHA-256 of every split's scores and predictions; what else was noted stays."""
+        self._vouch_for(sorted((self.path / "evaluation").glob("*/[!.]*.json*")))
+
+    def _vouch_for(self, files: Iterable[Path]) -> None:
         self.note(files={file.relative_to(self.path).as_posix(): sha256_of(file) for file in files})
 
     def changed_files(self) -> list[str]:
