@@ -21,8 +21,24 @@ from distillctl.exit_codes import INTERRUPTED, errors_as_exit_codes, explain_bad
 if TYPE_CHECKING:
     from distillctl.core.config import Config
 
+
+def trusted_revisions(values: Sequence[str]) -> dict[str, Any]:
+    """The fields that ``ROLE=COMMIT`` sets; whether it is a commit is for the configuration to say."""
+    fields = {}
+    for value in values:
+        role, equals, commit = value.partition("=")
+        if role not in ("teacher", "encoder", "student") or not equals:
+            raise UsageError(
+                f"--trust-remote-code: should be ROLE=COMMIT, of teacher, encoder or student. Found {value!r}"
+            )
+        fields[f"{role}.trusted_revision"] = commit
+    return fields
+
+
 OPTION_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "--output-dir": lambda value: {"output_dir": value},
+    "--trust-remote-code": trusted_revisions,
+    "--on-nan": lambda value: {"training.on_nan": value},
     "--beta": lambda value: {"objective.semantic_loss_scale": value},
     "--contrastive-weight": lambda value: {"objective.contrastive.weight": [value, 2 * value]},
     "--student": lambda value: {"student.model": value},
@@ -145,6 +161,10 @@ def train(
     ] = None,
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
+    on_nan: Annotated[
+        str | None,
+        typer.Option("--on-nan", metavar="stop|skip", help="At a NaN: stop, or leave the step out and count it."),
+    ] = None,
     beta: Beta = None,
     contrastive_weight: ContrastiveWeight = None,
     student: Student = None,
@@ -156,6 +176,14 @@ def train(
     max_train_samples: MaxTrainSamples = None,
     seed: Seed = None,
     device: Device = None,
+    trust_remote_code: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trust-remote-code",
+            metavar="ROLE=COMMIT",
+            help="Run the code that comes with the hub model of that role, of exactly this commit; repeatable.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything and show the plan, without training or writing."),
@@ -168,6 +196,8 @@ def train(
     """
     options = {
         "--output-dir": output_dir,
+        "--on-nan": on_nan,
+        "--trust-remote-code": trust_remote_code,
         "--beta": beta,
         "--contrastive-weight": contrastive_weight,
         "--student": student,

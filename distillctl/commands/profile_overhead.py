@@ -42,7 +42,7 @@ def run(
     from distillctl.core.profiling.overhead import measure_overhead
     from distillctl.core.profiling.request import Request
     from distillctl.core.run_dir import write_atomically
-    from distillctl.core.run_dir.files import to_json
+    from distillctl.core.store.files import to_json
 
     request = Request(**asked)
     request.check()
@@ -70,7 +70,7 @@ def _configured(configure: Configure, file: str, request: Request) -> Config:
 def _folder(output: str) -> Path:
     """Where to write: analysis/ of a run, from which ``report`` takes it, or a folder of its own."""
     from distillctl.core.run_dir import RunDirectory
-    from distillctl.core.run_dir.files import creating
+    from distillctl.core.store.files import creating
 
     path = Path(output)
     run = RunDirectory(path)
@@ -82,7 +82,7 @@ def _folder(output: str) -> Path:
 
 
 def _writable(trace: str | None) -> Path | None:
-    from distillctl.core.run_dir.files import creating
+    from distillctl.core.store.files import creating
 
     if trace is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from distillctl.core.materials import make_encoder, read_corpus
 from distillctl.core.models.loading import load_seq2seq, load_tokenizer
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory
+from distillctl.core.run_dir.lock import locked
 from distillctl.core.scoring import (
     STUDENT,
     SystemScores,
@@ -68,6 +70,12 @@ def find_subject(target: str, output: str | None, teacher: str | None, config: C
     run = RunDirectory.open(path)
     if not (run.path / "student" / "config.json").is_file():
         raise DataError(f"{target}: the run has no student yet (its status is {run.record().get('status')!r})")
+    changed = [name for name in run.changed_files() if name.startswith("student/")]
+    if changed:
+        raise DataError(
+            f"{path / changed[0]}: not the file that the training wrote (its SHA-256 differs). Restore it, or score "
+            f"{path / 'student'} as a model"
+        )
     learned = set(config.objective.active_terms) != {"focal"}
     own = config.teacher.model if learned else None
     return Subject(str(run.path / "student"), Path(output) if output else run.path, run, teacher or own)
@@ -94,12 +102,18 @@ def assess(
         with_teacher: False scores none beside it.
 
     Raises:
-        UsageError, DataError: what cannot be loaded, or a split without records.
+        UsageError, DataError: what cannot be loaded, a student that was changed since its training, a split without
+            records, a run that another process writes to.
         RunError: the files cannot be written.
     """
-    started = time.perf_counter()
     config = resolve_precision(config)
     subject = find_subject(target, output, teacher, config)
+    with locked(subject.home.path) if subject.home is not None else nullcontext():
+        return _assess(subject, config, reporter, with_teacher)
+
+
+def _assess(subject: Subject, config: Config, reporter: Reporter, with_teacher: bool) -> Assessment:
+    started = time.perf_counter()
     model = load_seq2seq(subject.model, "model")
     tokenizer = load_tokenizer(subject.model, "model")
     device = make_accelerator(config.device, bf16=config.training.bf16 is True).device
@@ -121,6 +135,8 @@ def assess(
     if subject.home is not None:
         facts = {"records": len(encoded.examples), "corpus": describe(corpus), "seconds": round(outcome.seconds, 3)}
         subject.home.note(evaluations={split: facts}, fingerprints={split: fingerprint(encoded.records)})
+        if subject.home.record().get("files"):
+            subject.home.seal_scores()
     return outcome
 
 

@@ -17,7 +17,7 @@ from distillctl.core.config.objective import WeightSchedule
 from distillctl.core.config.schema import Config
 from distillctl.core.data.corpus import Corpus, describe
 from distillctl.core.data.records import fingerprint
-from distillctl.core.errors import RunError
+from distillctl.core.errors import RunError, Terminated
 from distillctl.core.materials import (
     Data,
     EncodedData,
@@ -53,8 +53,9 @@ from distillctl.core.scoring import (
     score_trivial_answers,
 )
 from distillctl.core.training.accelerator import make_accelerator, resolve_precision
-from distillctl.core.training.checkpoints import Checkpoint, check_resumable, latest_checkpoint
+from distillctl.core.training.checkpoints import Checkpoint, latest_checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
+from distillctl.core.training.resuming import check_same_run
 from distillctl.core.training.step_inputs import plan_steps
 from distillctl.core.training.terms import make_objective
 
@@ -191,13 +192,12 @@ def _run(
     data_fingerprint = fingerprint(encoded.train.records)
     checkpoint = _checkpoint(config, data_fingerprint) if resume else None
     # Everything that is read has been by now, and bad input refused: from here on files are written.
-    run = RunDirectory.create(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
-    if resume:
-        _add_seconds(clock, run.record().get("seconds", {}))
-    outcome = Outcome(run, len(encoded.final.examples), config.evaluation.split, seconds=clock.seconds)
-    with RunStatus(run, clock):
-        if checkpoint is None:
-            run.write_config(config.to_dict())
+    claim = RunDirectory.claim(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
+    with claim as run, RunStatus(run, clock):
+        outcome = Outcome(run, len(encoded.final.examples), config.evaluation.split, seconds=clock.seconds)
+        if resume:
+            _add_seconds(clock, run.record().get("seconds", {}))
+        run.write_config(config.to_dict())
         _note_provenance(run, config, data, encoded, models, data_fingerprint)
         with clock.phase("scoring before training"):
             outcome.scores |= score_trivial_answers(encoded.final.records, data.all_train)
@@ -228,22 +228,28 @@ def _run(
         if outcome.training.interrupted:
             reporter.note(f"stopped after step {outcome.training.steps:,}. The student so far: {run.student}")
             reporter.note(f"To go on: {shlex.join(how_to_go_on(config, run, models.teacher is None))}")
-            raise KeyboardInterrupt
+            raise Terminated if outcome.training.terminated else KeyboardInterrupt
         with clock.phase("scoring"):
             folder = run.evaluation(config.evaluation.split)
             outcome.scores[STUDENT] = all_scores(score_and_store(models.student, *asked, folder, outcome.scores))
         _write_card(config, outcome, encoded)
+        run.seal()
     return outcome
 
 
 def _checkpoint(config: Config, data_fingerprint: str) -> Checkpoint | None:
-    """The checkpoint to go on from; None where the run was stopped before its first.
+    """The checkpoint to go on from; None where the run was stopped before its first, and begins anew.
 
-    Raises DataError for a damaged one, and for one of another configuration or of other records.
+    Raises DataError for a damaged one, and for a run of another configuration or of other records.
     """
-    checkpoint = latest_checkpoint(RunDirectory.open(config.output_dir))
+    run = RunDirectory.open(config.output_dir)
+    checkpoint = latest_checkpoint(run)
     if checkpoint is not None:
-        check_resumable(checkpoint, config.fingerprint(), data_fingerprint)
+        saved = checkpoint.state.data_fingerprint
+        check_same_run(checkpoint.path, checkpoint.config, saved, config.to_dict(), data_fingerprint)
+    elif run.config_file.is_file():
+        saved = run.record().get("fingerprints", {}).get("data")
+        check_same_run(run.path, run.config(), saved, config.to_dict(), data_fingerprint)
     return checkpoint
 
 
@@ -278,13 +284,15 @@ def _train(
             "out of memory on the device: lower training.per_device_train_batch_size and raise "
             "gradient_accumulation_steps by the same factor; the result stays the same"
         ) from error
-    save_model(trainer.student, trainer.tokenizer, run.student)
+    with run.replacing("student") as folder:
+        save_model(trainer.student, trainer.tokenizer, folder)
     run.note(
         training={
             "steps": result.steps,
             "planned_steps": trainer.plan.steps,
             "examples": trainer.plan.examples,
             "target_tokens": trainer.state.target_tokens,
+            "skipped_steps": trainer.state.skipped,
             "dev_f1": result.dev_f1,
             "best_step": trainer.state.best_step,
         },

@@ -266,9 +266,11 @@ def frozen_encoder(
     if name == "teacher":
         if teacher is None:
             raise DataError("encoder.model=teacher needs a teacher: name another encoder")
-        model, encoder_tokenizer = teacher_encoder(teacher), load_tokenizer(config.teacher.model, "teacher")
+        model = teacher_encoder(teacher)
+        encoder_tokenizer = load_tokenizer(config.teacher.model, "teacher", config.teacher.trusted_revision)
     else:
-        model, encoder_tokenizer = load_encoder(name), load_tokenizer(name, "encoder")
+        revision = config.encoder.trusted_revision
+        model, encoder_tokenizer = load_encoder(name, revision), load_tokenizer(name, "encoder", revision)
     table, coverage = align_vocabulary(
         tokenizer, encoder_tokenizer, model.get_input_embeddings().weight, rows=student_width
     )
@@ -287,9 +289,10 @@ class Models:
 
 def load_models(config: Config) -> Models:
     """Teacher, student and tokenizer, checked against each other."""
-    teacher = freeze(load_seq2seq(config.teacher.model, "teacher"))
+    name, revision = config.teacher.model, config.teacher.trusted_revision
+    teacher = freeze(load_seq2seq(name, "teacher", revision))
     special_ids(teacher, "teacher")
-    teacher_tokenizer = load_tokenizer(config.teacher.model, "teacher")
+    teacher_tokenizer = load_tokenizer(name, "teacher", revision)
     student, tokenizer = _student(config, teacher, teacher_tokenizer)
     shared = shared_vocabulary(tokenizer, teacher_tokenizer, logit_width(student), logit_width(teacher))
     return Models(student, tokenizer, teacher, shared)
@@ -308,7 +311,9 @@ def _student(config: Config, teacher: Any | None, default_tokenizer: Any) -> tup
     special_ids(student, "student")
     if has_own:
         return student, load_tokenizer(settings.init, "student.init")
-    return student, default_tokenizer if settings.model == EMBEDDED else load_tokenizer(settings.model, "student")
+    if settings.model == EMBEDDED:
+        return student, default_tokenizer
+    return student, load_tokenizer(settings.model, "student", settings.trusted_revision)
 
 
 def logit_width(model: Any) -> int:

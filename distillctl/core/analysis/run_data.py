@@ -93,6 +93,11 @@ def read_run(path: str, split: str, *, allow_unfinished: bool = False) -> RunDat
     steps = run.step_metrics(lambda note: notes.append(note.replace(str(run.path), path)))
     rows = _rescore(stored, folder / PREDICTIONS_FILE)
     notes += _integrity(metrics, run.path / "evaluation" / split / PREDICTIONS_FILE, folder)
+    notes += [
+        f"{path}/{name}: changed since the training wrote it (its SHA-256 differs). Figures are of it as it is now"
+        for name in run.changed_files()
+        if not name.startswith("student/")
+    ]
     return RunData(
         path=path,
         record=record,

@@ -25,6 +25,18 @@ SHAPED_INITS = ("teacher-layers", *DRAWN_INITS)
 """Values of ``student.init`` that take their shape from ``encoder_layers`` and ``decoder_layers``."""
 
 
+_TRUSTED = "Commit (40 hex digits) of this hub model whose own code may run; null runs none."
+
+
+def _commit(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{40}", text):
+        raise PydanticCustomError("commit", "should be a whole commit, 40 hex digits: a branch or tag can be moved")
+    return text
+
+
+Commit = Annotated[str, AfterValidator(_commit)]
+
+
 class DataConfig(Section):
     """Which records to train on, and how long they may be."""
 
@@ -92,6 +104,7 @@ class StudentConfig(Section):
     decoder_layers: Annotated[int, Field(ge=1, le=200)] | None = Field(
         default=None, description="Decoder layers of the student; null is half of the teacher's (embedded)."
     )
+    trusted_revision: Commit | None = Field(default=None, description=_TRUSTED)
 
     @model_validator(mode="before")
     @classmethod
@@ -140,6 +153,7 @@ class TeacherConfig(Section):
         default=None,
         description="Directory of the cache; null is one in $DISTILLCTL_CACHE, named after what the cache is made of.",
     )
+    trusted_revision: Commit | None = Field(default=None, description=_TRUSTED)
 
 
 class EncoderConfig(Section):
@@ -153,6 +167,7 @@ class EncoderConfig(Section):
         description="Directory of the embedding bank; null is one in $DISTILLCTL_CACHE, named after what it is made "
         "of.",
     )
+    trusted_revision: Commit | None = Field(default=None, description=_TRUSTED)
 
 
 def _bf16(value: object) -> object:
@@ -224,6 +239,10 @@ class TrainingConfig(Section):
     dropout_rate: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None, description="Dropout of the student while training; null keeps the model's own."
     )
+    on_nan: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="At a NaN or an infinity in a loss or gradient: stop the run, or skip that step and count it.",
+    )
 
     @property
     def step_batch_size(self) -> int:
@@ -266,8 +285,13 @@ class EvaluationConfig(Section):
 class CheckpointConfig(Section):
     """What is kept of a run on the way."""
 
-    save_total_limit: Annotated[int, Field(ge=1, le=10000)] = Field(
-        default=2, description="Checkpoints kept; the best and the last are never deleted."
+    save_total_limit: Annotated[int, Field(ge=2, le=10000)] = Field(
+        default=2,
+        description="Newest checkpoints kept, and the best beside them. Two at least: one may turn out damaged.",
+    )
+    save_steps: Count | None = Field(
+        default=defaults.SAVE_STEPS,
+        description="Write a checkpoint every so many optimizer steps, besides each epoch's end; null: there alone.",
     )
 
 

@@ -25,11 +25,15 @@ UNSURE_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One tokenised record. ``labels`` end with the end-of-sequence id unless they were truncated."""
+    """One tokenised record. ``labels`` end with the end-of-sequence id unless they were truncated.
+
+    ``key`` names the content; ``id`` is the record's own, for messages.
+    """
 
     key: str
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
+    id: str = ""
 
     def digest(self) -> bytes:
         """16 bytes that name the token ids: equal for equal inputs and targets, whatever record they came from."""
@@ -106,7 +110,7 @@ class Encoder:
             source, cut = self._source(record, clip, test, focal)
             inputs_truncated += cut
             targets_truncated += len(labels) <= len(target)
-            examples.append(Example(record.key, tuple(source), tuple(labels)))
+            examples.append(Example(record.key, tuple(source), tuple(labels), record.id))
             kept.append(record)
         dropped = len(records) - len(kept)
         return Encoded(tuple(examples), tuple(kept), inputs_truncated, targets_truncated, dropped)

@@ -33,10 +33,14 @@ def make_student(settings: StudentConfig, teacher: Any) -> Any:
     (``model``'s own), or a path or hub name.
     """
     if settings.init == "pretrained":
-        return load_seq2seq(settings.model, "student")
+        return load_seq2seq(settings.model, "student", settings.trusted_revision)
     if settings.init not in SHAPED_INITS:
         return load_seq2seq(settings.init, "student.init")
-    shape = teacher.config if settings.model == EMBEDDED else load_config(settings.model, "student")
+    shape = (
+        teacher.config
+        if settings.model == EMBEDDED
+        else load_config(settings.model, "student", settings.trusted_revision)
+    )
     counts = _layer_counts(settings, shape, halve=settings.model == EMBEDDED)
     config = with_layers(shape, counts)
     student = draw_weights(config, settings.init)

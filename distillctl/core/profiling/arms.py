@@ -17,6 +17,7 @@ from distillctl.core.analysis.overhead_record import BASELINE, CANDIDATE, CROSS_
 from distillctl.core.config.objective import WeightSchedule
 from distillctl.core.config.schema import Config
 from distillctl.core.distillation import cross_entropy_only
+from distillctl.core.losses.term import Places
 from distillctl.core.models.vocabulary import special_ids
 from distillctl.core.profiling.bench import Bench
 from distillctl.core.run_dir import RunDirectory, StepLog
@@ -137,7 +138,7 @@ def _dtype_of_products(trainer: Trainer) -> str:
     source, mask, labels = (tensor[:1] for tensor in (micro.input_ids, micro.attention_mask, micro.labels))
     start, padding = special_ids(trainer.student, "student")
     try:
-        forced_logits(trainer.model, source, mask, labels, start, padding)
+        forced_logits(trainer.model, source, mask, labels, Places.of(labels), start, padding)
     finally:
         hook.remove()
     return ", ".join(sorted({str(dtype) for dtype in seen}))

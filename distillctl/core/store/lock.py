@@ -22,6 +22,11 @@ def hold_alone(file: IO[bytes], on_wait: Callable[[], None] = lambda: None) -> N
         _lock(file, wait=True)
 
 
+def hold_at_once(file: IO[bytes]) -> bool:
+    """Holds the file until it is closed where no other process does; False where one does. OSError as above."""
+    return _lock(file, wait=False)
+
+
 if sys.platform == "win32":
     import msvcrt
     import time

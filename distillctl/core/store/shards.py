@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from distillctl.core.store.lock import hold_alone
 MANIFEST = "cache.json"
 INDEX_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("tokens", "<u4")])
 _HASHED_AT_ONCE = 2**20
+_SHARD = re.compile(r"shard-[0-9]{5,9}")
 _ANEW = "Delete that directory and it is captured anew"
 
 I_co = TypeVar("I_co", bound=Identity, covariant=True)
@@ -43,6 +45,12 @@ class Shard:
     examples: int
     rows_sha256: str
     index_sha256: str
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and _SHARD.fullmatch(self.name)):
+            raise ValueError(f"{self.name!r} should be the name of a shard in this directory")
+        if not all(isinstance(count, int) and 0 <= count < 2**48 for count in (self.tokens, self.examples)):
+            raise ValueError(f"{self.name} should have counts of tokens and examples")
 
 
 class ShardDirectory(Generic[I_co]):
@@ -70,7 +78,7 @@ class ShardDirectory(Generic[I_co]):
             if content is None:
                 self.facts, self.shards = {}, ()
                 return
-            different = self.identity.differences(content["identity"])
+            different = self.identity.differences(dict(content["identity"]))
             facts, shards = dict(content["facts"]), tuple(Shard(**shard) for shard in content["shards"])
         except OSError as error:
             raise DataError(f"{self.path / MANIFEST}: cannot be read: {error.strerror}") from error
@@ -168,7 +176,12 @@ class ShardDirectory(Generic[I_co]):
             found = content.read()
         if len(found) != self.bytes_of(0, self.shards[shard].examples):
             raise self.damaged(self.index_file(shard), "cut short")
-        return np.frombuffer(found, INDEX_DTYPE)
+        entries = np.frombuffer(found, INDEX_DTYPE)
+        # What it points to is there, or a forged one would ask for memory without end.
+        ends = entries["row"].astype(np.uint64) + entries["tokens"]
+        if len(entries) and int(ends.max()) > self.shards[shard].tokens:
+            raise self.damaged(self.index_file(shard), "points beyond the rows")
+        return entries
 
     def append(self, rows: np.ndarray, index: np.ndarray, facts: dict[str, Any]) -> None:
         """Adds a shard, and replaces the facts where they are not empty. Call it inside :meth:`capturing`.

@@ -9,7 +9,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from distillctl.core.errors import RunError
+from distillctl.core.errors import NotFiniteError, RunError
 from distillctl.core.losses.term import LossBatch, StudentOutputs, Term
 
 
@@ -66,7 +66,7 @@ def _term_norm(term: Term, outputs: StudentOutputs, batch: LossBatch, student: l
             "its weight to 0."
         )
     if not torch.isfinite(value).item():
-        raise RunError(
+        raise NotFiniteError(
             f"Loss term '{term.name}' is {value.item()} before step 1: look at the first batch and the models."
         )
     if not value.requires_grad:
@@ -77,7 +77,7 @@ def _term_norm(term: Term, outputs: StudentOutputs, batch: LossBatch, student: l
         raise RunError(_silent(term.name))
     norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients))
     if not math.isfinite(norm):
-        raise RunError(
+        raise NotFiniteError(
             f"Loss term '{term.name}' gives the student a gradient that is not finite before step 1: look at "
             "the first batch, its temperature and the models' precision."
         )

@@ -68,6 +68,11 @@ class StepLoader:
         """The examples of a micro-batch, in its order."""
         return [self._examples[index] for index in micro.examples]
 
+    def whole_step(self, number: int) -> tuple[list[Example], MicroBatch]:
+        """All examples of step ``number`` (from 0), of every process, and the one batch that they make."""
+        indices = self._plan.step(number)
+        return [self._examples[index] for index in indices], collate(self._examples, indices, self._padding_id)
+
     def load(self, number: int) -> StepInputs:
         """Inputs of step ``number`` (from 0) on the training device."""
         indices = self._plan.step(number)

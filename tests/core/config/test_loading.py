@@ -194,7 +194,7 @@ BAD_SETTINGS = [
     ("data={path: a.jsonl, packages: [numpy]}", "choose one"),
     ("training.per_device_train_batch_size=1", "a batch of one with in-batch negatives"),
     ("evaluation.split=test", "should be 'validation' or 'dev'"),
-    ("checkpoints.save_total_limit=0", "should be at least 1"),
+    ("checkpoints.save_total_limit=1", "should be at least 2"),
     ("novalue", "should be KEY=VALUE"),
     ("=3", "should be KEY=VALUE"),
     ("a..b=3", "should be KEY=VALUE"),

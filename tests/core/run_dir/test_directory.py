@@ -277,3 +277,24 @@ def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
 def test_the_record_is_plain_json(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path)
     assert json.loads(run.record_file.read_text()) == run.record()
+
+
+def test_a_run_says_which_of_its_files_were_changed(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+    run.write_config({"seed": 1})
+    with run.step_log(["focal"], tensorboard=False):
+        pass
+    (run.student / "model.safetensors").write_bytes(b"weights")
+    store_metrics(run, "dev", {"f1": 1.0})
+    run.seal()
+    assert run.changed_files() == []
+    run.step_metrics_file.write_text("step\n")
+    store_metrics(run, "dev", {"f1": 2.0})
+    (run.student / "model.safetensors").unlink()
+    changed = ["step_metrics.csv", "student/model.safetensors", "evaluation/dev/metrics.json"]
+    assert run.changed_files() == changed
+    run.seal_scores()  # an evaluation vouches for its own files alone
+    assert run.changed_files() == changed[:2]
+    run.record_file.write_text(run.record_file.read_text().replace('"running"', '"finished"'))
+    assert run.changed_files() == ["run.json", *changed[:2]]
+    assert RunDirectory.create(tmp_path, resume=True).changed_files() == []  # they are written anew

@@ -254,11 +254,11 @@ def test_an_infinite_parameter_gradient_updates_nothing(make: Make) -> None:
 def test_epochs_end_with_a_score_and_a_checkpoint_and_the_best_is_kept(make: Make) -> None:
     scores = iter([3.0, 1.0, 2.0, 2.5])
     four = ["data.max_train_samples=16", "training.num_train_epochs=4"]
-    settings = [*four, "evaluation.on_epoch_end=true", "checkpoints.save_total_limit=1"]
+    settings = [*four, "evaluation.on_epoch_end=true", "checkpoints.save_total_limit=2"]
     trainer = make("run", *settings, score_dev=lambda model: next(scores))
     result = run(trainer)
     assert result.dev_f1 == {"2": 3.0, "4": 1.0, "6": 2.0, "8": 2.5}
-    assert list(trainer.run.checkpoints()) == [2, 8]
+    assert list(trainer.run.checkpoints()) == [2, 6, 8]
     assert trainer.state.best_step == 2
     limit = make("limit", *four, "checkpoints.save_total_limit=3")
     assert run(limit).dev_f1 == {}
