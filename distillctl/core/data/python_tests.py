@@ -47,6 +47,8 @@ class FoundTest:
     assertions: tuple[Assertion, ...]
     # (byte offset of its end, name) of each call, by where calls end: about the order in which they run.
     calls: tuple[tuple[int, str], ...]
+    line: int  # where its text starts in the file, from 1
+    indent: bytes  # what dedenting took away
 
     def masked(self, chosen: Sequence[int], mask: str) -> str:
         """The test with the chosen assertions replaced, the i-th of them by ``mask.format(i)``."""
@@ -60,13 +62,18 @@ class FoundTest:
 
 def find_tests(source: str) -> list[FoundTest]:
     """``test*`` functions and methods with an assertion to mask; none where the file does not parse."""
-    source = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")  # as the parser counts lines
+    source = as_parsed(source)
     tree = _parse(source)
     if tree is None:
         return []
     lines = source.encode("utf-8").split(b"\n")
     found = (_read_test(name, node, lines) for name, node in _test_functions(tree, ""))
     return [test for test in found if any(assertion.line for assertion in test.assertions)]
+
+
+def as_parsed(source: str) -> str:
+    """A file's text with lines as the parser counts them: no byte order mark, ``\\n`` between lines."""
+    return source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _parse(code: str) -> ast.Module | None:
@@ -106,7 +113,7 @@ def _read_test(name: str, node: TestFunction, lines: list[bytes]) -> FoundTest:
             start, end = span(part)
             assertions.append(Assertion(start, end, one_line(text[start:end].decode("utf-8"))))
     assertions.sort(key=lambda assertion: assertion.start)
-    return FoundTest(name, text.decode("utf-8"), tuple(assertions), tuple(sorted(calls)))
+    return FoundTest(name, text.decode("utf-8"), tuple(assertions), tuple(sorted(calls)), first, indent)
 
 
 def _dedent(lines: list[bytes], indent: bytes) -> tuple[bytes, list[tuple[int, int]]]:
