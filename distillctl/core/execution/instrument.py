@@ -2,14 +2,14 @@
 
 Runs inside the sandbox; standard library only. Two forms of one test:
 
-- ``real``: the test as it is, a mark behind each placed assertion, and a watch around the body that sees what leaves it.
+- ``real``: the test as it is, a mark behind each placed assertion, a watch around the body that sees what leaves it.
 - ``mutated``: before each placed assertion, the assertion is tried with the value it inspects rebound to others. An
   assertion that holds whatever the value is (``assert x == x``, ``assert isinstance(x, object)``) says nothing.
 
-Which value an assertion inspects: the first operand of a comparison that is not constant, the operand of ``not``, what a
-``len`` or ``isinstance`` looks at, the first argument of ``assertEqual`` and its like that is not constant, the callable
-of ``assertRaises``, the object itself of ``mock.assert_called()``. Equal expressions are rebound together. None: the
-assertion asserts nothing, like ``assert True``.
+Which value an assertion inspects: the first operand of a comparison that is not constant, the operand of ``not``, what
+a ``len`` or ``isinstance`` looks at, the first argument of ``assertEqual`` and its like that is not constant, the
+callable of ``assertRaises``, the object itself of ``mock.assert_called()``. Equal expressions are rebound together.
+An assertion that inspects none, or only what Python itself has, asserts nothing, like ``assert True``.
 """
 
 from __future__ import annotations
@@ -210,10 +210,9 @@ def code_of(tree: ast.Module, name: str, line: int, file: str, flags: int) -> Co
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        code = compile(tree, file, "exec", flags=flags, dont_inherit=True)
+        code: CodeType = compile(tree, file, "exec", flags=flags, dont_inherit=True)
     for part in name.split("."):
-        inner = [const for const in code.co_consts if isinstance(const, CodeType) and const.co_name == part]
-        code = inner[0]
+        code = next(const for const in code.co_consts if isinstance(const, CodeType) and const.co_name == part)
     if code.co_firstlineno != line:
         raise ValueError(f"{name} should start at line {line}. Found {code.co_firstlineno}")
     return code

@@ -118,8 +118,8 @@ def _build_root(libc: ctypes.CDLL, root: Path, readable: Sequence[Path], tmp_byt
     """Makes ``root`` the file system: ``readable`` at their own places and nothing else of the old one."""
     _mount(libc, "none", Path("/"), "none", _MS_REC | _MS_PRIVATE)
     _mount(libc, "tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4m,mode=755")
-    for path in ("proc", "tmp", "dev/shm", "etc"):
-        (root / path).mkdir(parents=True)
+    for name in ("proc", "tmp", "dev/shm", "etc"):
+        (root / name).mkdir(parents=True)
     for path in readable:
         _show(libc, root, path)
     for name in _DEVICES:

@@ -7,46 +7,38 @@ is a death, never a success. When it has spoken, or its time is up, everything i
 """
 
 from __future__ import annotations
+import __future__
 
 import ctypes
+import functools
 import gc
 import json
+import operator
 import os
 import secrets
 import select
-import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any, Never
 
 import pytest
 
+from distillctl.core.execution.collected import Collected, Job, pytest_arguments, take_for_imported
 from distillctl.core.execution.instrument import add_witnesses, code_of, parse
+from distillctl.core.execution.processes import anonymous_bytes, descendants, empty, kill, others
 from distillctl.core.execution.witness import Witness
 
-MOST_ITEMS = 20
-"""At most this many parameter sets of a test are run, evenly spaced."""
-
-WITHOUT_DATA = (
-    "matplotlib.tests",
-    "mpl_toolkits.axes_grid1.tests",
-    "mpl_toolkits.axisartist.tests",
-    "mpl_toolkits.mplot3d.tests",
-)
-"""Packages of tests that refuse to be imported because wheels leave out data that few of them need (matplotlib's
-reference images): they are taken for imported, and tests that need the data fail as golds."""
-
 _REPORT_BYTES = 1 << 20
-_FUTURE_FLAGS = 0x1FFE0000 | 0x10  # every flag that a ``from __future__`` import can set
+_FUTURE_FLAGS = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 _GLANCE = 0.05  # seconds between two looks at the memory in use
-
-Job = dict[str, Any]
 
 
 class Runner:
@@ -77,7 +69,7 @@ class Runner:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: Any) -> bool:
         """Runs what is asked for until nothing more is."""
-        collected = Collected(session.items)
+        collected = Collected(session.items, self._spec["most_items"])
         gc.collect()
         gc.freeze()  # pages that forks share stay shared
         self.send({"collected": len(session.items), "errors": self._errors})
@@ -126,7 +118,7 @@ class Runner:
         """How a fork ended (``ended``, ``died``, ``timeout``, ``memory``), and what it said."""
         data = b""
         open_ = True
-        at_start = _anonymous_bytes(os.getpid())
+        at_start = anonymous_bytes(os.getpid())
         while time.monotonic() < deadline:
             if open_:
                 ready, _, _ = select.select([reading], [], [], min(_GLANCE, max(0, deadline - time.monotonic())))
@@ -148,13 +140,10 @@ class Runner:
 
     def _grown(self, at_start: int) -> int:
         """Bytes that processes below this one have come to own beyond what a fork of it starts with."""
-        return sum(max(0, _anonymous_bytes(process) - at_start) for process in self._others())
+        return sum(max(0, anonymous_bytes(process) - at_start) for process in self._others())
 
     def _others(self) -> Iterator[int]:
-        if self._alone:
-            yield from (int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1")
-        else:
-            yield from _descendants(os.getpid())
+        return others() if self._alone else descendants(os.getpid())
 
     def _kill_all(self, child: int) -> None:
         """Ends every process that the fork has started, and the fork; returns when all are gone."""
@@ -165,8 +154,8 @@ class Runner:
                 except ProcessLookupError:
                     return
             else:
-                for process in list(_descendants(os.getpid())):
-                    _kill(process)
+                for process in list(descendants(os.getpid())):
+                    kill(process)
             try:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
@@ -178,11 +167,7 @@ class Runner:
     def _clean(self) -> None:
         """Takes away what the last test left; where that cannot be, this process ends rather than go on with it."""
         for folder in self._spec["scratch"]:
-            for entry in Path(folder).iterdir():
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry, onerror=_open_and_retry)
-                else:
-                    entry.unlink()
+            empty(Path(folder))
 
     # --- in the fork ----------------------------------------------------------------------------------------
 
@@ -206,7 +191,7 @@ class Runner:
             os._exit(0)
 
     def _collect_and_run(self, job: Job) -> dict[str, Any]:
-        once = _Once(self, job)
+        once = _Once(self, job, self._spec["most_items"])
         pytest.main(pytest_arguments([job["file"]], self._spec), plugins=[once, self._listening()])
         return once.report or {"not_collected": next(iter(self._errors.values()), "no such test")}
 
@@ -242,15 +227,16 @@ class Runner:
 class _Once:
     """Runs one job in pytest's place and keeps its report."""
 
-    def __init__(self, runner: Runner, job: Job) -> None:
+    def __init__(self, runner: Runner, job: Job, most: int) -> None:
         self._runner = runner
+        self._most = most
         self._job = job
         self.report: dict[str, Any] = {}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: Any) -> bool:
         """The one job."""
-        collected = Collected(session.items)
+        collected = Collected(session.items, self._most)
         if collected.items(self._job):
             self.report = self._runner.run_items(self._job, collected)
         return True
@@ -270,43 +256,6 @@ class _Listening:
         self._on_report(report)
 
 
-class Collected:
-    """Tests that pytest collected, by file and name."""
-
-    def __init__(self, items: Sequence[Any]) -> None:
-        self._by_name: dict[tuple[str, str], list[Any]] = {}
-        for item in items:
-            if isinstance(item, pytest.Function):
-                for name in _names(item):
-                    self._by_name.setdefault((os.path.realpath(item.path), name), []).append(item)
-        self._functions = _functions_of({file for file, _ in self._by_name})
-
-    def functions(self, job: Job) -> list[FunctionType]:
-        """The function objects made by the job's definition, below whatever decorators wrapped around them."""
-        name = job["name"].rpartition(".")[2]
-        return self._functions.get((os.path.realpath(job["file"]), job["line"], name), [])
-
-    def items(self, job: Job) -> list[Any]:
-        """The parameter sets of a job's test, at most :data:`MOST_ITEMS`, or those that the job names."""
-        found = self._by_name.get((os.path.realpath(job["file"]), job["name"]), [])
-        if job["items"] is not None:
-            return [item for item in found if item.nodeid in job["items"]]
-        step = max(1, -(-len(found) // MOST_ITEMS))
-        return found[::step]
-
-
-def _names(item: Any) -> Iterator[str]:
-    """Dotted names under which a test's function may stand in its file: of its class, and of classes it inherits from."""
-    name = item.originalname or item.name
-    if item.cls is None:
-        yield name
-        return
-    for place in item.cls.__mro__:
-        if place.__module__ == item.module.__name__ and name in vars(place):
-            yield f"{place.__qualname__}.{name}"
-            return
-
-
 def _change(job: Job, functions: Sequence[FunctionType], witness: Witness) -> int:
     """Gives the test's function the job's code; how many of the placed assertions inspect a value.
 
@@ -324,21 +273,6 @@ def _change(job: Job, functions: Sequence[FunctionType], witness: Witness) -> in
         function.__code__ = code
         function.__globals__[global_name] = witness
     return asserting
-
-
-def _functions_of(files: set[str]) -> dict[tuple[str, int, str], list[FunctionType]]:
-    """Every function object of some files by file, line and name. Asks the garbage collector, so before a freeze."""
-    real: dict[str, str] = {}
-    found: dict[tuple[str, int, str], list[FunctionType]] = {}
-    for thing in gc.get_objects():
-        if type(thing) is FunctionType:
-            code = thing.__code__
-            if code.co_filename not in real:
-                real[code.co_filename] = os.path.realpath(code.co_filename)
-            file = real[code.co_filename]
-            if file in files:
-                found.setdefault((file, code.co_firstlineno, code.co_name), []).append(thing)
-    return found
 
 
 def _is_failure(error: BaseException) -> bool:
@@ -373,62 +307,9 @@ def _opened(data: bytes, secret: str) -> dict[str, Any]:
     return {"report": report} if honest else {"status": "died"}
 
 
-def pytest_arguments(files: Sequence[str], spec: dict[str, Any]) -> list[str]:
-    """No plugins but the packages' own conftest files, no cache, no rewriting of assertions, nothing printed."""
-    return [
-        *files,
-        "-c",
-        os.devnull,
-        f"--rootdir={spec['package_root']}",
-        f"--confcutdir={spec['package_root']}",
-        "--assert=plain",
-        "--capture=no",
-        "--tb=line",
-        "--continue-on-collection-errors",
-        *("-qq", "-p", "no:cacheprovider", "-p", "no:faulthandler"),
-    ]
-
-
-def _anonymous_bytes(process: int) -> int:
-    """Memory that a process does not share with files; 0 where it is gone."""
-    try:
-        fields = Path(f"/proc/{process}/statm").read_text().split()
-    except OSError:
-        return 0
-    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _descendants(process: int) -> Iterator[int]:
-    try:
-        tasks = os.listdir(f"/proc/{process}/task")
-        children = " ".join(Path(f"/proc/{process}/task/{task}/children").read_text() for task in tasks)
-    except OSError:
-        return
-    for child in map(int, children.split()):
-        yield from _descendants(child)
-        yield child
-
-
-def _kill(process: int) -> None:
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-
-
 def _read_now(descriptor: int) -> bytes:
     ready, _, _ = select.select([descriptor], [], [], 0)
     return os.read(descriptor, 65536) if ready else b""
-
-
-def _without_data(package_root: str) -> None:
-    for name in WITHOUT_DATA:
-        folder = Path(package_root, *name.split("."))
-        if (folder / "__init__.py").is_file():
-            module = ModuleType(name)
-            module.__path__ = [str(folder)]
-            module.__file__ = str(folder / "__init__.py")
-            sys.modules[module.__name__] = module
 
 
 def _limit_cpu(timeout: float) -> None:
@@ -446,13 +327,6 @@ def _own_folder(scratch: str) -> None:
     tempfile.tempdir = folder
 
 
-def _open_and_retry(function: Any, path: str, _: Any) -> None:
-    """A test may have closed its folders."""
-    os.chmod(os.path.dirname(path), 0o700)
-    os.chmod(path, 0o700)
-    function(path)
-
-
 def main(spec: dict[str, Any]) -> int:
     """Collects and serves; exit status."""
     libc = ctypes.CDLL(None)
@@ -462,7 +336,7 @@ def main(spec: dict[str, Any]) -> int:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
-    _without_data(spec["package_root"])
+    take_for_imported(spec["package_root"])
     runner = Runner(spec)
     if not spec["collect"]:
         runner.send({"collected": 0, "errors": {}})

@@ -94,10 +94,10 @@ def readable_paths(roots: Sequence[Path]) -> list[str]:
     paths = [*_SYSTEM, sys.prefix, sys.exec_prefix, sys.base_prefix, *sysconfig.get_paths().values()]
     paths += [str(Path(__file__).parents[2]), *map(str, roots), sys.executable, os.path.realpath(sys.executable)]
     both = [path for given in paths for path in (os.path.normpath(given), os.path.realpath(given))]
-    chosen = sorted({path for path in both if os.path.exists(path)}, key=lambda path: (path.count("/"), path))
+    chosen = sorted({path for path in both if Path(path).exists()}, key=lambda path: (path.count("/"), path))
     kept: list[str] = []
     for path in chosen:
-        if path != "/" and not any(path.startswith(f"{shown}/") for shown in kept if not os.path.islink(shown)):
+        if path != "/" and not any(path.startswith(f"{shown}/") for shown in kept if not Path(shown).is_symlink()):
             kept.append(path)
     return kept
 
@@ -148,7 +148,7 @@ class Started:
             "tmp_bytes": TMP_BYTES,
             "processes": PROCESSES,
         }
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", launcher.__file__, json.dumps(orders)],

@@ -18,6 +18,8 @@ SECONDS_PER_FILE = 10
 GRACE = 15
 """Seconds beyond a test's own time that its runner has to kill it and answer."""
 MOST_DEATHS = 3
+MOST_ITEMS = 20
+"""At most this many parameter sets of a test are run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,12 @@ class Session:
             if started is not None:
                 started.close()
         self._shared = self._alone = None
+
+    def kill(self) -> None:
+        """Ends the processes from another thread: whoever waits for an answer gets none."""
+        for started in (self._shared, self._alone):
+            if started is not None:
+                started.process.kill()
 
     def run_gold(self, place: Place, text: str) -> Verdict:
         """The record's own assertion. What goes wrong beside others is tried again in a process of its own."""
@@ -152,6 +160,7 @@ class Session:
             "files": list(files),
             "package_root": str(self._root),
             "total_bytes": TOTAL_BYTES,
+            "most_items": MOST_ITEMS,
         }
         argv = [sys.executable, "-s", "-m", RUNNER]
         return Started(argv, self._limits.isolation, [self._root], spec)

@@ -5,7 +5,6 @@ Runs inside the sandbox; standard library only.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Literal
@@ -92,55 +91,39 @@ class _Attempt:
 
 
 def other_values(value: Any) -> list[Any]:
-    """Other values in the place of one: of the same type first, then None, a value of no type known, the other truth.
+    """Other values in the place of one: of the same type first, then None, a value of no known type, the other truth.
 
     Where a type allows no other value to be made, only the latter remain.
     """
-    same: list[Any]
     if isinstance(value, bool):
         return [not value, None, Opaque()]
-    if isinstance(value, int | float | complex):
-        same = [value + 1, -value - 1, value * 1000 + 12345, float("nan")]
-    elif isinstance(value, str | bytes | list | tuple):
-        same = [_made(lambda: value + value[:1] + type(value)(_filling(value))), _made(lambda: type(value)())]
-    elif isinstance(value, set | frozenset | dict):
-        same = [_made(lambda: type(value)()), _made(lambda: _grown(value))]
-    elif isinstance(value, type):
-        same = [Opaque]
+    if isinstance(value, type):
+        same: list[Any] = [Opaque]
     elif callable(value) and hasattr(value, "__name__"):
         same = [lambda *arguments, **options: None]
     else:
-        same = _of_unknown_type(value)
-    return [*(other for other in same if other is not _NOTHING), None, Opaque(), False]
+        same = [made for maker in _makers(value) if (made := _made(maker)) is not _NOTHING]
+    return [*same, None, Opaque(), False]
 
 
 _NOTHING = object()
 
 
-def _filling(value: Any) -> Any:
-    return "~" if isinstance(value, str) else b"~" if isinstance(value, bytes) else [Opaque()]
-
-
-def _grown(value: Any) -> Any:
-    grown = copy.copy(value) if isinstance(value, dict) else set(value)
-    if isinstance(grown, dict):
-        grown[Opaque()] = Opaque()
-    else:
-        grown.add(Opaque())
-    return grown
-
-
-def _of_unknown_type(value: Any) -> list[Any]:
-    """By what arrays, frames, symbols and mocks understand: arithmetic, slices, a new instance."""
-    makers: list[Callable[[], Any]] = [
+def _makers(value: Any) -> list[Callable[[], Any]]:
+    """Ways to make another value of a type: those of numbers, containers, arrays, frames, symbols and mocks."""
+    return [
         lambda: value + 1,
         lambda: -value - 1,
+        lambda: value * 1000 + 12345,
         lambda: ~value,
+        lambda: value + value[:1] + value[:1],
+        lambda: value + ("~" if isinstance(value, str) else b"~" if isinstance(value, bytes) else [Opaque()]),
         lambda: value[:0],
         lambda: value.iloc[:0],
-        lambda: type(value)(),
+        lambda: value | {Opaque()},
+        lambda: {**value, Opaque(): Opaque()},
+        type(value),
     ]
-    return [_made(maker) for maker in makers]
 
 
 def _made(maker: Callable[[], Any]) -> Any:
