@@ -24,6 +24,8 @@ SKIPPED, NOT_COLLECTED, NOT_PLACED = "skipped", "not collected", "not in an inst
 """Further outcomes of a gold. Not collected: pytest finds no such test here (a missing module, a skipped file)."""
 
 GOLD = "gold"
+EXECUTION = "execution"
+"""The name of what running showed, in ``metrics.json`` and in the rows of ``predictions.jsonl``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +143,19 @@ def excluded_counts(golds: Sequence[Verdict]) -> dict[str, int]:
     """How many samples are left out because their own assertion does not pass here, by reason."""
     names = (FAILED, ERROR, TIMEOUT, SKIPPED, ASSERTS_NOTHING, NOT_COLLECTED, NOT_PLACED)
     return {name: sum(gold.outcome == name for gold in golds) for name in names}
+
+
+def rate_text(rate: Mapping[str, float]) -> str:
+    """``41.3 (37.0 to 45.8)``."""
+    return f"{rate['value']:.1f} ({rate['low']:.1f} to {rate['high']:.1f})"
+
+
+def about(facts: Mapping[str, Any]) -> str:
+    """How the part of ``metrics.json`` came about: what was drawn, what was left out and why, how it was run."""
+    reasons = ", ".join(f"{name} {count:,}" for name, count in facts["excluded"].items() if count)
+    return (
+        f"Of {facts['drawn']:,} samples drawn, {facts['collected']:,} could be run here; with their own assertion "
+        f"{facts['run']:,} of them pass ({rate_text(facts['gold_pass_rate_of_collected'])} %). "
+        f"Left out: {reasons or 'none'}. At most {facts['most_parameter_sets']} parameter sets and "
+        f"{facts['timeout_seconds']:g} s a test. {facts['isolation']}."
+    )

@@ -8,11 +8,9 @@ from dataclasses import replace
 from distillctl.core.data.records import Record
 from distillctl.core.evaluation.evaluate_assertions import Scores
 from distillctl.core.execution.execute import execute
+from distillctl.core.execution.outcomes import EXECUTION
 from distillctl.core.execution.request import RunTests
 from distillctl.core.progress import Reporter
-
-FIELD = "execution"
-"""Its name in ``metrics.json`` and in the rows of ``predictions.jsonl``."""
 
 
 def with_executions(
@@ -32,6 +30,6 @@ def with_executions(
             on_progress=task.update,
         )
     facts = found.facts()
-    rows = [row | ({FIELD: made} if (made := found.row(row["id"])) else {}) for row in systems[name].rows]
+    rows = [row | ({EXECUTION: made} if (made := found.row(row["id"])) else {}) for row in systems[name].rows]
     passing = facts["systems"].get(name, {}).get("pass_rate", {}).get("value", systems[name].metrics["tests_pass"])
-    return replace(systems[name], rows=rows, metrics=systems[name].metrics | {FIELD: facts, "tests_pass": passing})
+    return replace(systems[name], rows=rows, metrics=systems[name].metrics | {EXECUTION: facts, "tests_pass": passing})
