@@ -188,9 +188,23 @@ class _Witnessing(ast.NodeTransformer):
             attempt, others = ast.With(items=statement.items, body=[ast.Pass()]), self.call("once")
         else:
             attempt = _Rebinding(ast.dump(value)).visit(parse(ast.unparse(statement)).body[0])
-            others = self.call("others", value)
+            others = self.call("others", value, *self._denied(statement, value))
         guarded = ast.With(items=[ast.withitem(self.call("attempt", ast.Constant(number)))], body=[attempt])
         return ast.For(target=ast.Name(_VALUE, ast.Store()), iter=others, body=[guarded], orelse=[])
+
+    def _denied(self, statement: ast.stmt, value: ast.expr) -> list[ast.expr]:
+        """What a value must not be, by ``!=``, ``is not`` or ``not in``: only that would make the assertion fail."""
+        test = statement.test if isinstance(statement, ast.Assert) else None
+        if not isinstance(test, ast.Compare) or len(test.ops) != 1:
+            return []
+        other = test.comparators[0] if value is test.left else test.left
+        if isinstance(test.ops[0], ast.NotEq | ast.IsNot):
+            return [other]
+        if isinstance(test.ops[0], ast.NotIn):
+            if value is test.left:
+                return [ast.Starred(self.call("members", other), ast.Load())]
+            return [other, ast.List([other], ast.Load())]
+        return []
 
 
 class _Rebinding(ast.NodeTransformer):

@@ -35,6 +35,8 @@ _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _SYS_MOUNT_SETATTR = 442  # the same number on every architecture
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _SIGKILL = 9
+_OPEN = ("tmp", "dev/shm")
+"""What may be written to, in memory."""
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -118,26 +120,19 @@ def _build_root(libc: ctypes.CDLL, root: Path, readable: Sequence[Path], tmp_byt
     """Makes ``root`` the file system: ``readable`` at their own places and nothing else of the old one."""
     _mount(libc, "none", Path("/"), "none", _MS_REC | _MS_PRIVATE)
     _mount(libc, "tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4m,mode=755")
-    for name in ("proc", "tmp", "dev/shm", "etc"):
+    for name in ("proc", "etc", *_OPEN):
         (root / name).mkdir(parents=True)
+    for name in _OPEN:  # before what is to be shown: a Python or a package may lie below /tmp
+        _mount(libc, "tmpfs", root / name, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={tmp_bytes},mode=1777")
     for path in readable:
         _show(libc, root, path)
     for name in _DEVICES:
         _show(libc, root, Path("/dev") / name)
     (root / "etc/passwd").write_text(f"nobody:x:{_user()}:{_group()}::/tmp:/bin/false\n")
     (root / "etc/group").write_text(f"nogroup:x:{_group()}:\n")
-    attributes = _MountAttr(attr_set=_ATTR_RDONLY | _ATTR_NOSUID)
-    result = libc.syscall(
-        ctypes.c_long(_SYS_MOUNT_SETATTR),
-        ctypes.c_int(_AT_FDCWD),
-        os.fsencode(root),
-        ctypes.c_uint(_AT_RECURSIVE),
-        ctypes.byref(attributes),
-        ctypes.c_size_t(ctypes.sizeof(attributes)),
-    )
-    _check(result, "making the file system read-only (Linux 5.12)")
-    _mount(libc, "tmpfs", root / "tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={tmp_bytes},mode=1777")
-    _mount(libc, "tmpfs", root / "dev/shm", "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={tmp_bytes},mode=1777")
+    _set_attributes(libc, root, _MountAttr(attr_set=_ATTR_RDONLY | _ATTR_NOSUID), _AT_RECURSIVE)
+    for name in _OPEN:
+        _set_attributes(libc, root / name, _MountAttr(attr_clr=_ATTR_RDONLY), 0)
     _mount(libc, "proc", root / "proc", "proc", _MS_NOSUID | _MS_NODEV)
     machine = os.uname().machine
     if machine not in _SYS_PIVOT_ROOT:
@@ -146,6 +141,18 @@ def _build_root(libc: ctypes.CDLL, root: Path, readable: Sequence[Path], tmp_byt
     _check(libc.syscall(ctypes.c_long(_SYS_PIVOT_ROOT[machine]), b".", b"."), "pivot_root")
     _check(libc.umount2(b".", _MNT_DETACH), "leaving the old file system")
     os.chdir("/")
+
+
+def _set_attributes(libc: ctypes.CDLL, path: Path, attributes: _MountAttr, flags: int) -> None:
+    result = libc.syscall(
+        ctypes.c_long(_SYS_MOUNT_SETATTR),
+        ctypes.c_int(_AT_FDCWD),
+        os.fsencode(path),
+        ctypes.c_uint(flags),
+        ctypes.byref(attributes),
+        ctypes.c_size_t(ctypes.sizeof(attributes)),
+    )
+    _check(result, f"making {path} read-only or not (it needs Linux 5.12)")
 
 
 def _show(libc: ctypes.CDLL, root: Path, path: Path) -> None:

@@ -69,6 +69,12 @@ def _lines_of(file: Path) -> tuple[bytes, ...]:
     return tuple(as_parsed(read_source(file)).encode("utf-8").split(b"\n"))
 
 
+def forget() -> None:
+    """Drops what was read of packages: they may have changed since."""
+    for remembered in (package_files, _tests_of, _lines_of):
+        remembered.cache_clear()
+
+
 def find_place(record: Record) -> Place | None:
     """The test that gives exactly the record's masked text; None where no installed package has it (any more)."""
     package = package_files(record.project)

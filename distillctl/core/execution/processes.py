@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,11 @@ def kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)
 
 
-def empty(folder: Path) -> None:
-    """Takes away all that a folder holds, also what was closed to its owner. Raises OSError where that fails."""
+def empty(folder: Path, kept: Collection[Path]) -> None:
+    """Takes away what a folder holds besides ``kept``, even closed to its owner. Raises OSError where that fails."""
     for entry in folder.iterdir():
+        if entry in kept:
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, onerror=_open_and_retry)
         else:

@@ -49,6 +49,7 @@ class Runner:
         self._alone = os.getpid() == 1
         self._jobs = os.fdopen(spec["jobs"], "r", encoding="utf-8")
         self._results = spec["results"]
+        self._kept = {entry for folder in spec["scratch"] for entry in Path(folder).iterdir()}
         self._libc = ctypes.CDLL(None)
         self._errors: dict[str, str] = {}
         self._reports: list[Any] = []
@@ -167,7 +168,7 @@ class Runner:
     def _clean(self) -> None:
         """Takes away what the last test left; where that cannot be, this process ends rather than go on with it."""
         for folder in self._spec["scratch"]:
-            empty(Path(folder))
+            empty(Path(folder), self._kept)
 
     # --- in the fork ----------------------------------------------------------------------------------------
 

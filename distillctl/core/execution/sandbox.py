@@ -30,12 +30,15 @@ TMP_BYTES = 256 * 1024**2
 PROCESSES = 48
 """Processes and threads at once."""
 
+_FOLDER = "distillctl-run-"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/etc/fonts")
 _PROBE = """
 import os, socket
-assert os.listdir("/tmp") == [], "other files can be seen"
+folder = {folder!r}
+seen = os.listdir(folder) if os.path.isdir(folder) else []
+assert not any(name.startswith({prefix!r}) for name in seen), "other files can be seen"
 try:
-    open(os.path.join({prefix!r}, ".distillctl-probe"), "w")
+    open(os.path.join({python!r}, ".distillctl-probe"), "w")
 except OSError:
     pass
 else:
@@ -77,7 +80,7 @@ def refusal() -> str | None:
     """Why there can be no sandbox here, tried with a small program; None where it works."""
     if sys.platform != "linux":
         return f"it needs Linux namespaces, and this is {sys.platform}"
-    code = _PROBE.format(prefix=sys.prefix)
+    code = _PROBE.format(folder=tempfile.gettempdir(), prefix=_FOLDER, python=sys.prefix)
     with Started([sys.executable, "-I", "-S", "-c", code], Isolation(sandboxed=True), readable=()) as program:
         status = program.process.wait(30)
         words = program.error_words()
@@ -128,7 +131,7 @@ class Started:
     def __init__(
         self, argv: Sequence[str], isolation: Isolation, readable: Sequence[Path], spec: dict[str, Any] | None = None
     ) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="distillctl-run-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
         scratch = "/tmp" if isolation.sandboxed else str(self._folder)
         jobs_read, self._jobs = os.pipe()
         self._results, results_write = os.pipe()

@@ -5,9 +5,12 @@ Runs inside the sandbox; standard library only.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+_MEMBERS = 8
 
 
 class Opaque:
@@ -37,9 +40,14 @@ class Witness:
         """An assertion was executed and held."""
         self.ran.add(number)
 
-    def others(self, value: Any) -> Iterator[Any]:
-        """Values to put in the place of one."""
-        return iter(other_values(value))
+    def others(self, value: Any, *denied: Any) -> Iterator[Any]:
+        """Values to put in the place of one; first those that the assertion denies."""
+        return iter([*denied, *other_values(value)])
+
+    def members(self, container: Any) -> list[Any]:
+        """Some of what is in a container."""
+        made = _made(lambda: list(itertools.islice(container, _MEMBERS)))
+        return [] if made is _NOTHING else cast(list[Any], made)
 
     def once(self) -> Iterator[None]:
         """For an assertion about a block: one attempt, without the block."""
