@@ -8,7 +8,6 @@ import shutil
 import signal
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 
 def others() -> Iterator[int]:
@@ -51,12 +50,17 @@ def empty(folder: Path, kept: Collection[Path]) -> None:
         if entry in kept:
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, onerror=_open_and_retry)
+            _open_folders(entry)
+            shutil.rmtree(entry)
         else:
             entry.unlink()
 
 
-def _open_and_retry(function: Any, path: str, _: Any) -> None:
-    for closed in (Path(path).parent, Path(path)):
-        closed.chmod(0o700)
-    function(path)
+def _open_folders(top: Path) -> None:
+    """Lets their owner into all folders: from the top, so that those below are found."""
+    top.chmod(0o700)
+    for parent, names, _ in os.walk(top):
+        for name in names:
+            folder = Path(parent, name)
+            if not folder.is_symlink():
+                folder.chmod(0o700)
