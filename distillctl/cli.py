@@ -359,6 +359,25 @@ def evaluate(
         str | None,
         typer.Option("--output", "-o", metavar="DIR", help="Gets evaluation/<split>/.  [default: the run directory]"),
     ] = None,
+    run_tests: Annotated[
+        bool,
+        typer.Option(
+            "--run-tests", help="Put predictions back into the tests they are from and run them, in a sandbox."
+        ),
+    ] = False,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Yes, run code that a model has written.")
+    ] = False,
+    max_run_tests: Annotated[
+        int | None, typer.Option("--max-run-tests", metavar="N", help="Records to run.  [default: 300]")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest run of one test.  [default: 20]")
+    ] = None,
+    unsafe_no_sandbox: Annotated[
+        bool,
+        typer.Option("--unsafe-no-sandbox", help="Run them without a sandbox: they can read and delete your files."),
+    ] = False,
     data: Data = None,
     packages: Packages = None,
     mask: Mask = None,
@@ -386,7 +405,18 @@ def evaluate(
         resolved = resolve([*files, *(config or ())], ["evaluation.limit=0", *(settings or ())], options)
         from distillctl.commands import evaluate as command
 
-        command.run(resolved, target=target, output=output, teacher=teacher, with_teacher=with_teacher)
+        command.run(
+            resolved,
+            target=target,
+            output=output,
+            teacher=teacher,
+            with_teacher=with_teacher,
+            run_tests=run_tests,
+            allow_code_execution=allow_code_execution,
+            max_run_tests=max_run_tests,
+            timeout=timeout,
+            unsafe_no_sandbox=unsafe_no_sandbox,
+        )
 
 
 @app.command()

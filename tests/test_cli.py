@@ -52,7 +52,17 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return recorder
 
 
-PLAIN_EVALUATE = {"target": "x", "output": None, "teacher": None, "with_teacher": True}
+PLAIN_EVALUATE = {
+    "target": "x",
+    "output": None,
+    "teacher": None,
+    "with_teacher": True,
+    "run_tests": False,
+    "allow_code_execution": False,
+    "max_run_tests": None,
+    "timeout": None,
+    "unsafe_no_sandbox": False,
+}
 PLAIN_TRAIN = {"overwrite": False, "resume": False, "dry_run": False}
 TEACH = ["student.init=random", "output_dir=results/teacher", "data.max_train_samples=null"]
 
@@ -124,6 +134,19 @@ CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
         PLAIN_EVALUATE | {"with_teacher": False, "output": "out"},
     ),
     ("evaluate x --teacher t", "evaluate", ["evaluation.limit=0"], PLAIN_EVALUATE | {"teacher": "t"}),
+    (
+        "evaluate x --run-tests --allow_code_execution --max-run-tests 9 --timeout 2.5 --unsafe-no-sandbox",
+        "evaluate",
+        ["evaluation.limit=0"],
+        PLAIN_EVALUATE
+        | {
+            "run_tests": True,
+            "allow_code_execution": True,
+            "max_run_tests": 9,
+            "timeout": 2.5,
+            "unsafe_no_sandbox": True,
+        },
+    ),
     ("prepare --packages a -o x.jsonl", "prepare", ["data.packages=[a]"], {"output": "x.jsonl", "verify": False}),
     (
         "prepare --data a --mask all --output o",

@@ -47,6 +47,7 @@ from distillctl.core.scoring import (
     all_scores,
     cached_store,
     dev_scorer,
+    points,
     score_and_store,
     score_model,
     score_teacher,
@@ -200,10 +201,10 @@ def _run(
         run.write_config(config.to_dict())
         _note_provenance(run, config, data, encoded, models, data_fingerprint)
         with clock.phase("scoring before training"):
-            outcome.scores |= score_trivial_answers(encoded.final.records, data.all_train)
+            outcome.scores |= points(score_trivial_answers(encoded.final.records, data.all_train))
             asked = (models.tokenizer, encoded.final, config, reporter)
             if models.teacher is not None:
-                outcome.scores |= score_teacher(models.teacher, *asked)
+                outcome.scores |= points(score_teacher(models.teacher, *asked))
             # Kept like the teacher's: runs that differ in their objective alone start from the same student.
             store = cached_store(models.student, models.tokenizer, config)
             outcome.scores[UNTRAINED] = all_scores(score_model(UNTRAINED, models.student, *asked, store))

@@ -45,6 +45,8 @@ class FoundTest:
     assertions: tuple[Assertion, ...]
     # By where calls end: about the order in which they run.
     calls: tuple[Call, ...]
+    line: int  # where its text starts in the file, from 1
+    indent: bytes  # what dedenting took away
 
     def masked(self, chosen: Sequence[int], mask: str) -> str:
         """The test with the chosen assertions replaced, the i-th of them by ``mask.format(i)``."""

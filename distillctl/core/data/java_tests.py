@@ -139,9 +139,12 @@ def source_of(node: Node, raw: bytes) -> tuple[bytes, list[tuple[int, int]]]:
     The comment above it (Javadoc) is left out: it repeats in words, often with its results, what the method does, and
     takes the room of its code.
     """
+    return dedent(raw[node.start_byte : node.end_byte].split(b"\n"), _indent_of(node, raw))
+
+
+def _indent_of(node: Node, raw: bytes) -> bytes:
     line = raw[raw.rfind(b"\n", 0, node.start_byte) + 1 : node.start_byte]
-    indent = line[: len(line) - len(line.lstrip())]
-    return dedent(raw[node.start_byte : node.end_byte].split(b"\n"), indent)
+    return line[: len(line) - len(line.lstrip())]
 
 
 def _read_test(member: Member, raw: bytes, own: set[str]) -> FoundTest:
@@ -167,7 +170,8 @@ def _read_test(member: Member, raw: bytes, own: set[str]) -> FoundTest:
         pending += [(child, is_inside) for child in node.named_children]
     assertions.sort(key=lambda assertion: assertion.start)
     name = ".".join([*map(name_of, member.owners), member.name])
-    return FoundTest(name, text.decode("utf-8"), tuple(assertions), tuple(sorted(calls)))
+    indent = _indent_of(member.node, raw)
+    return FoundTest(name, text.decode("utf-8"), tuple(assertions), tuple(sorted(calls)), first[0] + 1, indent)
 
 
 _CALLS = frozenset({"method_invocation", "object_creation_expression"})

@@ -71,7 +71,7 @@ def _read_test(name: str, node: TestFunction, lines: list[bytes]) -> FoundTest:
             start, end = span(part)
             assertions.append(Assertion(start, end, one_line(text[start:end].decode("utf-8"))))
     assertions.sort(key=lambda assertion: assertion.start)
-    return FoundTest(name, text.decode("utf-8"), tuple(assertions), tuple(sorted(calls)))
+    return FoundTest(name, text.decode("utf-8"), tuple(assertions), tuple(sorted(calls)), first, indent)
 
 
 def _is_assertion(node: ast.AST) -> bool:
