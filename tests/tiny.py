@@ -106,6 +106,7 @@ class Tiny:
             "data.max_source_length=64",
             "data.max_target_length=20",
             f"teacher.model={self.teacher}",
+            "teacher.mode=live",
             "training.per_device_train_batch_size=8",
             "training.learning_rate=0.01",
             "training.bf16=false",

@@ -18,6 +18,7 @@ from distillctl.core.data.records import Record, read_jsonl
 from distillctl.core.data.trident import read_trident
 from distillctl.core.distillation import distil, plan
 from distillctl.core.errors import DataError
+from distillctl.core.losses.term import Places
 from distillctl.core.materials import make_encoder
 from distillctl.core.models.loading import load_seq2seq
 from distillctl.core.teacher.batching import padded_batch
@@ -45,7 +46,7 @@ def teacher_logits(tiny: Tiny, examples: dict[str, Example]) -> Logits:
     found = {}
     for name, example in examples.items():
         inputs, mask, labels = padded_batch([example], live.padding_id, torch.device("cpu"))
-        found[name] = live.logits(inputs, mask, labels)[0].tolist()
+        found[name] = live.logits(inputs, mask, labels, Places.of(labels)).tolist()
     return found
 
 
@@ -172,7 +173,7 @@ def test_an_interrupted_conversion_goes_on(
             raise KeyboardInterrupt
         return real(*call)
 
-    monkeypatch.setattr("distillctl.core.teacher.converted.SHARD_BYTES", 1)
+    monkeypatch.setattr("distillctl.core.store.writer.SHARD_BYTES", 1)
     with monkeypatch.context() as patch:
         patch.setattr(conversion, "read_logits", stop)
         assert prepare(tiny, file, tmp_path) == 130

@@ -28,7 +28,7 @@ from distillctl.core.distillation import distil
 from distillctl.core.evaluation.prediction_store import PredictionStore
 from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir import StepLog
-from distillctl.core.teacher.opening import CacheOpener
+from distillctl.core.teacher import opening
 from distillctl.core.training import loop
 from distillctl.core.training.loop import Trainer
 
@@ -90,7 +90,7 @@ class Instants:
             (scoring, "predict", "evaluation"),
             (scoring, "write", "evaluation"),
             (PredictionStore, "add", "evaluation"),
-            (CacheOpener, "_capture", "capture"),
+            (opening, "capture_examples", "capture"),
         ):
             setattr(owner, name, self.during(kind, getattr(owner, name)))
         sys.addaudithook(self.audit)

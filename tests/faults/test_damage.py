@@ -65,7 +65,7 @@ def read_report(root: Path) -> Any:
 def read_teacher_cache(root: Path) -> Any:
     cache = CacheDirectory(root / "cache", identity(root))
     cache.check_files()
-    return [CacheReader(cache)._entries.tolist(), cache.rows_file(0).read_bytes()]
+    return [CacheReader(cache)._reader._entries.tolist(), cache.rows_file(0).read_bytes()]
 
 
 def identity(root: Path) -> Identity:

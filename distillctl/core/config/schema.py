@@ -141,9 +141,9 @@ class TeacherConfig(Section):
         description="A local path or hub name; embedded is the small teacher in the package.",
     )
     mode: Literal["live", "cached"] = Field(
-        default="live",
-        description="live: the teacher runs on every batch beside the student. cached: its outputs are captured once, "
-        "before the first step, and read from disk.",
+        default="cached",
+        description="cached: the teacher's outputs are captured once, before the first step, and read from disk. live: "
+        "it runs on every batch beside the student.",
     )
     top_k: Count | None = Field(
         default=None,

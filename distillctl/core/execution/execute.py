@@ -180,6 +180,7 @@ def _run_chunks(chunks: Sequence[Sequence[Sample]], limits: Limits, workers: int
     found: Found = {}
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(_run_chunk, chunk, limits, caches[chunk[0].place.package], progress) for chunk in chunks]
+        finished = False
         try:
             for chunk, future in zip(chunks, futures, strict=True):
                 part = future.result()
@@ -187,10 +188,11 @@ def _run_chunks(chunks: Sequence[Sequence[Sample]], limits: Limits, workers: int
                 records = {sample.record.id: sample.record for sample in chunk}
                 golds = {name: gold for name, (gold, _) in part.items()}
                 caches[chunk[0].place.package].add(golds, records)
-        except BaseException:
-            progress.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            finished = True
+        finally:
+            if not finished:
+                progress.stop()
+                pool.shutdown(wait=False, cancel_futures=True)
     return found
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from distillctl.core.errors import NotFiniteError, RunError
 from distillctl.core.losses.term import StudentOutputs
 from distillctl.core.progress import SilentReporter
+from distillctl.core.training.batches import MicroBatch
 from distillctl.core.training.checkpoints import latest_checkpoint
 from distillctl.core.training.diagnostics import MOST_IN_A_ROW, too_many
 from distillctl.core.training.loop import Trainer
@@ -26,8 +27,9 @@ def poison(trainer: Trainer, *steps: int) -> Trainer:
     """Makes the losses of those steps (from 1) NaN, every time they are computed."""
     outputs = trainer._outputs
 
-    def poisoned(logits: Tensor) -> StudentOutputs:
-        return outputs(logits * torch.nan if trainer.state.step + 1 in steps and logits.requires_grad else logits)
+    def poisoned(logits: Tensor, micro: MicroBatch) -> StudentOutputs:
+        is_bad = trainer.state.step + 1 in steps and logits.requires_grad
+        return outputs(logits * torch.nan if is_bad else logits, micro)
 
     trainer._outputs = poisoned  # type: ignore[method-assign]
     return trainer
