@@ -142,6 +142,7 @@ def test_weights_follow_their_schedule_from_the_first_step_to_the_last(make: Mak
 
 @pytest.mark.parametrize("mode", ["live", "cached"])
 def test_a_micro_batch_never_waits_for_the_device(make: Make, mode: str) -> None:
+    """But inside the models, where transformers looks whether an attention mask masks anything."""
     settings = ["training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=2"]
     trainer = make("run", *settings, f"teacher.mode={mode}", *(["teacher.top_k=8"] if mode == "cached" else []))
     begin, end, host = trainer._begin, trainer._end_step, HostReads(counting=False)
@@ -155,12 +156,33 @@ def test_a_micro_batch_never_waits_for_the_device(make: Make, mode: str) -> None
         host.counting = False
         return end(number)
 
+    guides = trainer.guides
+    assert guides.encoder is not None and guides.teacher is not None
+    for model in (trainer.student, guides.encoder.encoder, guides.teacher.model):
+        if model is not None:
+            _count_within(model, host, False)
+    _count_within(trainer.student.lm_head, host, True)
     trainer._begin = begun  # type: ignore[method-assign]
     trainer._end_step = ended  # type: ignore[method-assign]
     for number in (0, 1):  # a gradient step and an ordinary one
         with host:
             trainer._step(number)
     assert host.found == []
+
+
+def _count_within(module: torch.nn.Module, host: HostReads, counting: bool) -> None:
+    """Whether the module's forward is counted; around it what was so before, since modules nest."""
+    before: list[bool] = []
+
+    def enter(*_: Any) -> None:
+        before.append(host.counting)
+        host.counting = counting
+
+    def leave(*_: Any) -> None:
+        host.counting = before.pop()
+
+    module.register_forward_pre_hook(enter)
+    module.register_forward_hook(leave)
 
 
 # --- frozen, gate, failures -----------------------------------------------------------------------------------
