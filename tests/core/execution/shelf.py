@@ -125,8 +125,8 @@ FILES = {
     "shelf/tests/__init__.py": "",
     "shelf/tests/names.py": "FIRST = 'a'\n",
     "shelf/tests/conftest.py": CONFTEST,
-    "shelf/tests/test_shelf.py": TESTS,
-    "shelf/tests/test_broken.py": "import not_installed\n\n\ndef test_never():\n    one = 1\n    assert one == 1\n",
+    "shelf/tests/test_shelf_1.py": TESTS,
+    "shelf/tests/test_broken_0.py": "import not_installed\n\n\ndef test_never():\n    one = 1\n    assert one == 1\n",
 }
 
 
