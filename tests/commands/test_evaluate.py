@@ -17,7 +17,7 @@ from distillctl.core.evaluation import decoding
 from distillctl.core.evaluation.evaluate_assertions import rescore
 from distillctl.core.execution import sandbox
 from distillctl.core.run_dir import RunDirectory
-from tests.core.execution.shelf import install_shelf, needs_sandbox
+from tests.core.execution.shelf import install_shelf, skip_without_sandbox
 from tests.runs import record
 from tests.tiny import Tiny, file_bytes
 
@@ -172,10 +172,12 @@ def test_records_of_no_installed_package_cannot_be_run(run: Path, capsys: Out) -
     assert "no record is of a test in an installed package" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("unsafe", [pytest.param(False, marks=needs_sandbox), True])
+@pytest.mark.parametrize("unsafe", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_predictions_are_run_and_written_down(
     unsafe: bool, run: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
+    if not unsafe:
+        skip_without_sandbox()
     records = install_shelf(tmp_path / "site", monkeypatch)
     write_jsonl(tmp_path / "both.jsonl", [*read_jsonl(tiny.corpus).records, *records.values()])
     argv = ["evaluate", str(run), "--data", str(tmp_path / "both.jsonl"), "--run-tests", "--allow-code-execution"]

@@ -18,9 +18,9 @@ from distillctl.core.execution.outcomes import EMPTY, ERROR, FAILED, NOT_PLACED,
 from distillctl.core.execution.placing import Place
 from distillctl.core.execution.sandbox import Isolation
 from distillctl.core.execution.session import Limits, Session
-from tests.core.execution.shelf import install_shelf, needs_sandbox
+from tests.core.execution.shelf import install_shelf, skip_without_sandbox
 
-LIMITS = Limits(5.0, Isolation(sandboxed=True))
+LIMITS = Limits(30.0, Isolation(sandboxed=True))
 RIGHT, HOLLOW, WRONG = "assert shelf.count() == 3", "assert size == size", "assert size == 4"
 
 
@@ -50,8 +50,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-@needs_sandbox
 def test_all_systems_run_on_the_samples_whose_gold_passes(records: dict[str, Record], asked: list[str]) -> None:
+    skip_without_sandbox()
     names = ["test_fixture@0", "test_wrong@0", "test_skipped@0"]
     chosen = [*(records[name] for name in names), replace(records["test_fixture@1"], project="elsewhere")]
     systems = {
@@ -133,7 +133,7 @@ def test_another_version_or_isolation_is_another_cache(
     record = records["test_parameters@0"]
     GoldCache("shelf", LIMITS).add({record.id: Verdict(PASSED, True, "", ("a",), True)}, {record.id: record})
     assert GoldCache("shelf", LIMITS).get(record) == Verdict(PASSED, True, "", ("a",), True)
-    assert GoldCache("shelf", Limits(5.0, Isolation(sandboxed=False))).get(record) is None
+    assert GoldCache("shelf", Limits(30.0, Isolation(sandboxed=False))).get(record) is None
     monkeypatch.setattr("distillctl.core.execution.gold_cache.installed_version", lambda name: "9.9")
     assert GoldCache("shelf", LIMITS).get(record) is None
 
