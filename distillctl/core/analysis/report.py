@@ -19,6 +19,7 @@ from distillctl.core.analysis.document import (
     Paragraph,
     Picture,
 )
+from distillctl.core.analysis.executions import execution_blocks
 from distillctl.core.analysis.overhead_record import other_objectives
 from distillctl.core.analysis.overhead_tables import ratios_table, terms_table
 from distillctl.core.analysis.settings import odd_ones_out, unlike_data
@@ -52,6 +53,7 @@ def build_report(comparison: Comparison, criteria: Sequence[Criterion]) -> Docum
         before_after_table(comparison),
         Picture("differences.png", "Difference of each metric with its 95 % interval"),
         *_beside(comparison),
+        *execution_blocks(comparison),
         *_seeds(comparison),
         *_training(),
         *_cost(comparison),
@@ -200,8 +202,8 @@ def _provenance(comparison: Comparison) -> Iterable[Block]:
     yield Bullets(
         [
             "Every figure is computed from `predictions.jsonl` and `step_metrics.csv` of the runs; nothing is copied "
-            "from what the runs said about themselves, but seconds, provenance and the scores of other systems beside "
-            "them.",
+            "from what the runs said about themselves, but seconds, provenance, how tests ended, and the scores of "
+            "other systems beside them.",
             "F1 is micro-averaged over each sample's set of exact assertion lines; BLEU and chrF are sacrebleu's.",
             "The interval draws whole files with replacement, the same ones for both arms and all seeds (BCa, "
             f"{RESAMPLES:,} draws, fixed seed). It says what other files would have changed, not what another training "

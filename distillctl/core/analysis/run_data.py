@@ -13,6 +13,7 @@ from distillctl.core.errors import DataError, UsageError
 from distillctl.core.evaluation.corpus_sums import sample_sums
 from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, PREDICTIONS_FILE, rescore
 from distillctl.core.evaluation.significance import FloatArray
+from distillctl.core.execution.outcomes import EXECUTION, HOW_IT_RAN, is_stored_execution
 from distillctl.core.run_dir import RunDirectory, read_json
 
 OVERHEAD_FILE = "overhead.json"
@@ -38,7 +39,8 @@ class RunData:
     """One run. ``rows`` are its predictions scored again, ``sums`` what each adds to the metrics [N, k].
 
     ``beside`` are the scores (points) of other systems on the same samples, as the evaluation noted them: system ->
-    metric -> score.
+    metric -> score. ``executions`` are the outcomes of running predictions, by sample id and system, ``execution`` how
+    they were run; both empty where they were not.
     """
 
     path: str
@@ -51,6 +53,8 @@ class RunData:
     steps: StepRows
     inputs: Mapping[str, str] = field(default_factory=dict)
     beside: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    executions: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    execution: Mapping[str, Any] = field(default_factory=dict)
     overhead: Overhead | None = None
     notes: tuple[str, ...] = ()
 
@@ -109,6 +113,8 @@ def read_run(path: str, split: str, *, allow_unfinished: bool = False) -> RunDat
         steps=steps,
         inputs={row["id"]: row["input"] for row in stored if isinstance(row.get("input"), str)},
         beside=_read_beside(metrics, folder / METRICS_FILE),
+        executions=_read_executions(stored, folder / PREDICTIONS_FILE),
+        execution=_read_execution(metrics, folder / METRICS_FILE),
         overhead=_read_overhead(run.path / "analysis" / OVERHEAD_FILE, path),
         notes=tuple(notes),
     )
@@ -152,6 +158,20 @@ def _read_beside(metrics: Mapping[str, Any], where: Path) -> Mapping[str, Mappin
         raise DataError(f"{where}: beside should be scores of systems, in points. Score the run again")
     found: Mapping[str, Mapping[str, float]] = beside
     return found
+
+
+def _read_executions(stored: Sequence[Mapping[str, Any]], where: Path) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    for line, row in enumerate(stored, start=1):
+        if EXECUTION in row and not is_stored_execution(row[EXECUTION]):
+            raise DataError(f"{where}:{line}: {EXECUTION} should be outcomes of systems. Score the run again")
+    return {row["id"]: row[EXECUTION] for row in stored if EXECUTION in row}
+
+
+def _read_execution(metrics: Mapping[str, Any], where: Path) -> Mapping[str, Any]:
+    facts = metrics.get(EXECUTION, {})
+    if not isinstance(facts, Mapping) or (facts and not set(HOW_IT_RAN) <= facts.keys()):
+        raise DataError(f"{where}: {EXECUTION} should say {', '.join(HOW_IT_RAN)}. Score the run again")
+    return facts
 
 
 def _rescore(stored: Sequence[Mapping[str, Any]], where: Path) -> Sequence[Mapping[str, Any]]:

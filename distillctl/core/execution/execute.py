@@ -60,11 +60,12 @@ class Executions:
         """How many golds were run at all."""
         return sum(gold.outcome not in (NOT_COLLECTED, NOT_PLACED, SKIPPED) for gold in self.golds.values())
 
-    def facts(self) -> dict[str, Any]:
-        """The part of ``metrics.json``."""
+    def facts(self, subject: str) -> dict[str, Any]:
+        """The part of ``metrics.json``; ``subject`` is the system whose predictions the rows are."""
         passed = [gold for gold in self.golds.values() if gold.passed]
         names = next(iter(self.systems.values()), {}).keys()
         return {
+            "subject": subject,
             "sandboxed": self.limits.isolation.sandboxed,
             "isolation": self.limits.isolation.words,
             "timeout_seconds": self.limits.timeout,

@@ -26,6 +26,19 @@ SKIPPED, NOT_COLLECTED, NOT_PLACED = "skipped", "not collected", "not in an inst
 GOLD = "gold"
 EXECUTION = "execution"
 """The name of what running showed, in ``metrics.json`` and in the rows of ``predictions.jsonl``."""
+HOW_IT_RAN = (
+    "subject",
+    "sandboxed",
+    "isolation",
+    "timeout_seconds",
+    "most_parameter_sets",
+    "drawn",
+    "collected",
+    "run",
+    "excluded",
+    "gold_pass_rate_of_collected",
+)
+"""What a report reads of it in ``metrics.json``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +125,23 @@ def as_prediction(verdict: Verdict) -> Verdict:
     if verdict.outcome in OUTCOMES:
         return verdict
     return Verdict(ERROR, detail=f"{verdict.outcome}: {verdict.detail}")
+
+
+def verdict_of(stored: Mapping[str, Any]) -> Verdict:
+    """The verdict in a row of ``predictions.jsonl``."""
+    return Verdict(stored["outcome"], stored["can_fail"], stored.get("detail", ""))
+
+
+def is_stored_execution(value: Any) -> bool:
+    """Whether a value read from a row is what running left there: verdicts by system, the gold's among them."""
+    return (
+        isinstance(value, Mapping)
+        and GOLD in value
+        and all(
+            isinstance(one, Mapping) and isinstance(one.get("outcome"), str) and isinstance(one.get("can_fail"), bool)
+            for one in value.values()
+        )
+    )
 
 
 def wilson(part: int, whole: int, confidence: float = 0.95) -> Rate:

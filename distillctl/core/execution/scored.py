@@ -29,7 +29,7 @@ def with_executions(
             most=tests.most,
             on_progress=task.update,
         )
-    facts = found.facts()
+    facts = found.facts(name)
     rows = [row | ({EXECUTION: made} if (made := found.row(row["id"])) else {}) for row in systems[name].rows]
     passing = facts["systems"].get(name, {}).get("pass_rate", {}).get("value", systems[name].metrics["tests_pass"])
     return replace(systems[name], rows=rows, metrics=systems[name].metrics | {EXECUTION: facts, "tests_pass": passing})

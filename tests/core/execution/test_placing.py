@@ -89,6 +89,6 @@ def test_what_no_package_has_has_no_place(records: dict[str, Record]) -> None:
         {"path": "shelf/tests/other.py"},
         {"language": "java"},
         {"test_method_masked": record.test_method_masked + " "},
-        {"id": "shelf/shelf/tests/test_shelf.py::test_other@0"},
+        {"id": "shelf/shelf/tests/test_shelf_1.py::test_other@0"},
     ):
         assert find_place(replace(record, **changes)) is None

@@ -11,9 +11,7 @@ from distillctl.core.data.records import Record
 from distillctl.core.execution.outcomes import ASSERTS_NOTHING, ERROR, FAILED, NOT_COLLECTED, PASSED, SKIPPED, TIMEOUT
 from distillctl.core.execution.placing import find_place
 from distillctl.core.execution.session import MOST_ITEMS, Session
-from tests.core.execution.shelf import install_shelf, needs_sandbox, open_session
-
-pytestmark = needs_sandbox
+from tests.core.execution.shelf import install_shelf, open_session
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +73,7 @@ def test_predictions_end_as_they_deserve(records: dict[str, Record], session: Se
     for name, text, expected, able in PREDICTIONS:
         place = find_place(records[name])
         assert place is not None
-        gold = session.run(place, records[name].target)
-        found = session.run(place, text, items=gold.items)
+        found = session.run(place, text)
         got = ERROR if found.outcome == SKIPPED else found.outcome
         assert (got, found.can_fail) == (expected, able), (name, text, found)
 
@@ -96,10 +93,10 @@ def test_what_one_test_leaves_the_next_does_not_find(records: dict[str, Record],
     assert outcome(session, record, "import os; assert size == 3 and not os.path.exists('/tmp/left')") == (PASSED, True)
 
 
-def test_an_endless_test_is_stopped_and_the_next_one_runs(records: dict[str, Record]) -> None:
+def test_an_endless_test_is_stopped_and_its_process_goes_on(records: dict[str, Record]) -> None:
     with open_session(records["test_fixture@0"], timeout=0.5) as session:
-        assert outcome(session, records["test_fixture@0"], "import time; time.sleep(60)") == (TIMEOUT, False)
-        assert outcome(session, records["test_fixture@0"]) == (PASSED, True)
+        for _ in range(2):
+            assert outcome(session, records["test_fixture@0"], "import time; time.sleep(60)") == (TIMEOUT, False)
 
 
 def test_a_file_that_cannot_be_imported_says_why(records: dict[str, Record]) -> None:
