@@ -21,8 +21,24 @@ from distillctl.exit_codes import INTERRUPTED, errors_as_exit_codes, explain_bad
 if TYPE_CHECKING:
     from distillctl.core.config import Config
 
+
+def trusted_revisions(values: Sequence[str]) -> dict[str, Any]:
+    """The fields that ``ROLE=COMMIT`` sets; whether it is a commit is for the configuration to say."""
+    fields = {}
+    for value in values:
+        role, equals, commit = value.partition("=")
+        if role not in ("teacher", "encoder", "student") or not equals:
+            raise UsageError(
+                f"--trust-remote-code: should be ROLE=COMMIT, of teacher, encoder or student. Found {value!r}"
+            )
+        fields[f"{role}.trusted_revision"] = commit
+    return fields
+
+
 OPTION_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "--output-dir": lambda value: {"output_dir": value},
+    "--trust-remote-code": trusted_revisions,
+    "--on-nan": lambda value: {"training.on_nan": value},
     "--beta": lambda value: {"objective.semantic_loss_scale": value},
     "--contrastive-weight": lambda value: {"objective.contrastive.weight": [value, 2 * value]},
     "--student": lambda value: {"student.model": value},
@@ -145,6 +161,10 @@ def train(
     ] = None,
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
+    on_nan: Annotated[
+        str | None,
+        typer.Option("--on-nan", metavar="stop|skip", help="At a NaN: stop, or leave the step out and count it."),
+    ] = None,
     beta: Beta = None,
     contrastive_weight: ContrastiveWeight = None,
     student: Student = None,
@@ -156,6 +176,14 @@ def train(
     max_train_samples: MaxTrainSamples = None,
     seed: Seed = None,
     device: Device = None,
+    trust_remote_code: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trust-remote-code",
+            metavar="ROLE=COMMIT",
+            help="Run the code that comes with the hub model of that role, of exactly this commit; repeatable.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything and show the plan, without training or writing."),
@@ -168,6 +196,8 @@ def train(
     """
     options = {
         "--output-dir": output_dir,
+        "--on-nan": on_nan,
+        "--trust-remote-code": trust_remote_code,
         "--beta": beta,
         "--contrastive-weight": contrastive_weight,
         "--student": student,
@@ -239,9 +269,32 @@ def prepare(
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Check the teacher cache and show what it holds, without capturing anything."),
+        typer.Option(
+            "--verify", help="Check the teacher cache and the embedding bank, show what they hold, capture nothing."
+        ),
     ] = False,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="DIR", help="Mine this source tree instead of packages; repeatable."),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option("--language", metavar="java|python", help="Language of the source trees, or of the file."),
+    ] = None,
+    project: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--project", metavar="NAME", help="What records call a source tree.  [default: its folder's name]"
+        ),
+    ] = None,
+    from_trident: Annotated[
+        str | None,
+        typer.Option(
+            "--from-trident", metavar="FILE", help="Convert a file of the earlier pipeline: records, dense logits."
+        ),
+    ] = None,
     teacher: Teacher = None,
+    encoder: Encoder = None,
     data: Data = None,
     packages: Packages = None,
     mask: Mask = None,
@@ -249,13 +302,14 @@ def prepare(
     device: Device = None,
     debug: Debug = False,
 ) -> None:
-    """Mine the corpus and capture the teacher ahead of time, and show what is in both.
+    """Mine the corpus, capture teacher and golds ahead of time, and show what there is.
 
-    The teacher is captured where the settings say teacher.mode=cached. Stopped and started again, it goes on where it
-    was.
+    The frozen encoder's states of the golds are captured where a term reads them, the teacher where the settings say
+    teacher.mode=cached. Stopped and started again, it goes on where it was.
     """
     options = {
         "--teacher": teacher,
+        "--encoder": encoder,
         "--data": data,
         "--packages": packages,
         "--mask": mask,
@@ -264,9 +318,24 @@ def prepare(
     }
     with errors_as_exit_codes(debug):
         resolved = resolve(config, settings, options)
+        if sum(map(bool, (source, from_trident, data, packages))) > 1:
+            raise UsageError(
+                "--source, --from-trident, --data and --packages say where the records are: give one of them"
+            )
+        if (language and not (source or from_trident)) or (project and not source):
+            raise UsageError("--language and --project say what a --source is: give its folder")
+        if verify and (source or from_trident):
+            raise UsageError("--verify checks the cache of a training: give it the records with --data")
         from distillctl.commands import prepare as command
 
-        command.run(resolved, output=output, verify=verify)
+        if source:
+            from distillctl.core.data.source_trees import source_trees
+
+            command.mine_sources(resolved, source_trees(source, language, project or ()), output=output)
+        elif from_trident:
+            command.convert(resolved, from_trident, language, output=output)
+        else:
+            command.run(resolved, output=output, verify=verify)
 
 
 @app.command()
@@ -290,6 +359,25 @@ def evaluate(
         str | None,
         typer.Option("--output", "-o", metavar="DIR", help="Gets evaluation/<split>/.  [default: the run directory]"),
     ] = None,
+    run_tests: Annotated[
+        bool,
+        typer.Option(
+            "--run-tests", help="Put predictions back into the tests they are from and run them, in a sandbox."
+        ),
+    ] = False,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Yes, run code that a model has written.")
+    ] = False,
+    max_run_tests: Annotated[
+        int | None, typer.Option("--max-run-tests", metavar="N", help="Records to run.  [default: 300]")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest run of one test.  [default: 20]")
+    ] = None,
+    unsafe_no_sandbox: Annotated[
+        bool,
+        typer.Option("--unsafe-no-sandbox", help="Run them without a sandbox: they can read and delete your files."),
+    ] = False,
     data: Data = None,
     packages: Packages = None,
     mask: Mask = None,
@@ -317,7 +405,18 @@ def evaluate(
         resolved = resolve([*files, *(config or ())], ["evaluation.limit=0", *(settings or ())], options)
         from distillctl.commands import evaluate as command
 
-        command.run(resolved, target=target, output=output, teacher=teacher, with_teacher=with_teacher)
+        command.run(
+            resolved,
+            target=target,
+            output=output,
+            teacher=teacher,
+            with_teacher=with_teacher,
+            run_tests=run_tests,
+            allow_code_execution=allow_code_execution,
+            max_run_tests=max_run_tests,
+            timeout=timeout,
+            unsafe_no_sandbox=unsafe_no_sandbox,
+        )
 
 
 @app.command()
@@ -469,6 +568,98 @@ def analyse_scaling(
         from distillctl.commands import analyse_scaling as command
 
         command.run(path, window=window, check=check, as_json=as_json)
+
+
+@app.command(name="profile-overhead")
+def profile_overhead(
+    baseline: Annotated[
+        str, typer.Option("--baseline", metavar="FILE", help="Configuration of the baseline.", show_default=True)
+    ] = "trident.yaml",
+    candidate: Annotated[
+        str, typer.Option("--candidate", metavar="FILE", help="Configuration of the candidate.", show_default=True)
+    ] = "loss-improvements-v1.yaml",
+    settings: Settings = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps", metavar="N", help="Timed steps of each arm, even.  [default: 30; codet5p on a CPU: 12]"
+        ),
+    ] = None,
+    shape: Annotated[
+        str,
+        typer.Option(
+            "--shape",
+            metavar="embedded|codet5p",
+            help="The embedded corpus and models, or CodeT5+ 770M, 220M and CodeBERT with random weights.",
+            show_default=True,
+        ),
+    ] = "embedded",
+    teacher_mode: Annotated[
+        str,
+        typer.Option(
+            "--teacher-mode", metavar="cached|live", help="Teacher of baseline and candidate.", show_default=True
+        ),
+    ] = "cached",
+    limit: Annotated[
+        float,
+        typer.Option("--limit", metavar="X", help="What candidate / baseline may be at most.", show_default=True),
+    ] = 1.10,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="N", help="Examples of a step.", show_default=True)
+    ] = 8,
+    source_tokens: Annotated[
+        int | None, typer.Option("--source-tokens", metavar="N", help="Of every codet5p example.  [default: 512]")
+    ] = None,
+    target_tokens: Annotated[
+        int | None, typer.Option("--target-tokens", metavar="N", help="Of every codet5p example.  [default: 64]")
+    ] = None,
+    terms: Annotated[
+        bool, typer.Option("--terms/--no-terms", help="Measure what each term of the candidate adds, too.")
+    ] = True,
+    trace: Annotated[
+        str | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of two candidate steps.")
+    ] = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Gets overhead.json; of a run, its analysis/.", show_default=True
+        ),
+    ] = "results/overhead",
+    check: Annotated[
+        bool, typer.Option("--check", help="End with exit code 4 if candidate / baseline is above the limit.")
+    ] = False,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Measure what an objective costs: candidate, baseline and plain cross-entropy on the same batches.
+
+    The trainer's own steps, the arms in turn, as ratios with intervals; where the time goes, what each term adds, what
+    a teacher cache saves. Keep the machine quiet meanwhile.
+    """
+    with errors_as_exit_codes(debug):
+
+        def configure(file: str, values: Mapping[str, Any]) -> Config:
+            return resolve([file], settings, {"--device": device}, over={"profile-overhead": values})
+
+        from distillctl.commands import profile_overhead as command
+
+        command.run(
+            configure,
+            baseline=baseline,
+            candidate=candidate,
+            settings=settings or (),
+            steps=steps,
+            shape=shape,
+            teacher_mode=teacher_mode,
+            limit=limit,
+            batch_size=batch_size,
+            source_tokens=source_tokens,
+            target_tokens=target_tokens,
+            terms=terms,
+            trace=trace,
+            output=output,
+            check=check,
+        )
 
 
 def resolve(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, NEEDS_CHECKOUT, PREDICTIONS_FILE
+from distillctl.core.execution.outcomes import EXECUTION, OUTCOMES, about, rate_text
 from distillctl.core.progress import Task
 
 if TYPE_CHECKING:
@@ -99,10 +100,16 @@ class ConsoleReporter:
         """Every score of every system, the student's by project and by kind of assertion, and where the files are."""
         samples = found.metrics["counts"]["samples"]
         rows = [[title, *(f"{of[name]:.2f}" for of in found.scores.values())] for name, title in SHOWN_IN_FULL.items()]
-        unmeasured = [[name.replace("_", " "), *[found.metrics[name]] * len(found.scores)] for name in NEEDS_CHECKOUT]
+        unmeasured = [
+            [name.replace("_", " "), *[found.metrics[name]] * len(found.scores)]
+            for name in NEEDS_CHECKOUT
+            if isinstance(found.metrics[name], str)
+        ]
         title = f"{samples:,} records of {found.split}, points of 100"
         caption = f"{found.seconds:.1f} s"
         self.console.print(table(title, ["", *found.scores], [*rows, *unmeasured], caption))
+        if EXECUTION in found.metrics:
+            self.console.print(_executions(found.metrics[EXECUTION]))
         for name in ("project", "kind"):
             self.console.print(self._breakdown(f"Student by {name}", found.metrics[f"by_{name}"]))
         for file in (METRICS_FILE, PREDICTIONS_FILE):
@@ -144,6 +151,20 @@ class ConsoleReporter:
         """A table of names and values."""
         rows = [[name, f"{v:,.1f}" if isinstance(v, float) else str(v)] for name, v in facts.items()]
         self.console.print(table(title, ["", ""], rows))
+
+
+def _executions(facts: Mapping[str, Any]) -> Table:
+    """What running the predictions showed: rates with their intervals, and how each system's predictions ended."""
+    rows = [
+        [
+            name,
+            *(rate_text(found[rate]) for rate in ("pass_rate", "pass_and_can_fail_rate")),
+            *(str(found["counts"][outcome]) for outcome in OUTCOMES),
+        ]
+        for name, found in facts["systems"].items()
+    ]
+    title = f"Do the tests pass? {facts['run']:,} samples, points of 100 with 95 % intervals"
+    return table(title, ["", "pass", "pass, can fail", *OUTCOMES], rows, about(facts))
 
 
 def table(

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
+import signal
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import typer
 
-from distillctl.core.errors import CollectedUsageError, DistillError
+from distillctl.core.errors import CollectedUsageError, DistillError, Terminated
 
 BAD_COMMAND_LINE = 2
 INTERNAL_ERROR = 5
 INTERRUPTED = 130
+TERMINATED = 143
 MOST_MESSAGES = 20
 
 
@@ -23,10 +28,14 @@ MOST_MESSAGES = 20
 def errors_as_exit_codes(debug: bool) -> Iterator[None]:
     """End the command with the exit code of what went wrong, and one or two lines on stderr about it."""
     try:
-        yield
+        with _sigterm_raises():
+            yield
     except DistillError as error:
         _explain(error.messages if isinstance(error, CollectedUsageError) else [str(error)], debug)
         raise typer.Exit(error.exit_code) from error
+    except Terminated as error:
+        _explain(["terminated"], debug)
+        raise typer.Exit(TERMINATED) from error
     except KeyboardInterrupt as error:
         _explain(["interrupted"], debug)
         raise typer.Exit(INTERRUPTED) from error
@@ -37,10 +46,34 @@ def errors_as_exit_codes(debug: bool) -> Iterator[None]:
         raise typer.Exit(INTERNAL_ERROR) from error
 
 
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM puts things away like Ctrl-C, instead of ending the process where it stands."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+_NO_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory|MPS backend out of memory")
+
+
 def _unexpected(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "out of memory: use a smaller training.per_device_train_batch_size"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    # torch says it with a RuntimeError on a CPU, and this must not be what loads torch.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        return (
+            "out of memory: lower training.per_device_train_batch_size (and raise gradient_accumulation_steps by the "
+            "same factor), or evaluation.batch_tokens"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"disk full while writing {error.filename or 'results'}: free some space"
     summary = " ".join(str(error).split())[:200]
     return f"internal error ({type(error).__name__}: {summary}); run again with --debug for the traceback"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +17,10 @@ import typer
 import distillctl
 from distillctl import cli
 from distillctl.core.config import load_config
-from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, UsageError
+from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, Terminated, UsageError
+from distillctl.exit_codes import errors_as_exit_codes
 
-COMMANDS = ("train", "teach", "prepare", "evaluate", "report", "analyse-scaling", "sweep")
+COMMANDS = ("train", "teach", "prepare", "evaluate", "report", "analyse-scaling", "sweep", "profile-overhead")
 
 
 @dataclass
@@ -50,11 +52,22 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return recorder
 
 
-PLAIN_EVALUATE = {"target": "x", "output": None, "teacher": None, "with_teacher": True}
+PLAIN_EVALUATE = {
+    "target": "x",
+    "output": None,
+    "teacher": None,
+    "with_teacher": True,
+    "run_tests": False,
+    "allow_code_execution": False,
+    "max_run_tests": None,
+    "timeout": None,
+    "unsafe_no_sandbox": False,
+}
 PLAIN_TRAIN = {"overwrite": False, "resume": False, "dry_run": False}
 TEACH = ["student.init=random", "output_dir=results/teacher", "data.max_train_samples=null"]
 
 # argv, command, the settings that give the same configuration, the other arguments of the call
+COMMIT = "abcdef0123" * 4
 CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ("train", "train", [], PLAIN_TRAIN),
     (
@@ -83,6 +96,13 @@ CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ("train --set seed=4 --set seed=5", "train", ["seed=5"], PLAIN_TRAIN),
     ("train --set seed=4 --seed 6", "train", ["seed=6"], PLAIN_TRAIN),
     ("train --overwrite --dry_run", "train", [], {"overwrite": True, "resume": False, "dry_run": True}),
+    ("train --on-nan skip", "train", ["training.on_nan=skip"], PLAIN_TRAIN),
+    (
+        f"train --trust-remote-code teacher={COMMIT} --trust-remote-code encoder={COMMIT}",
+        "train",
+        [f"teacher.trusted_revision={COMMIT}", f"encoder.trusted_revision={COMMIT}"],
+        PLAIN_TRAIN,
+    ),
     ("train --resume", "train", [], {"overwrite": False, "resume": True, "dry_run": False}),
     ("teach", "teach", TEACH, {"overwrite": False}),
     (
@@ -114,6 +134,19 @@ CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
         PLAIN_EVALUATE | {"with_teacher": False, "output": "out"},
     ),
     ("evaluate x --teacher t", "evaluate", ["evaluation.limit=0"], PLAIN_EVALUATE | {"teacher": "t"}),
+    (
+        "evaluate x --run-tests --allow_code_execution --max-run-tests 9 --timeout 2.5 --unsafe-no-sandbox",
+        "evaluate",
+        ["evaluation.limit=0"],
+        PLAIN_EVALUATE
+        | {
+            "run_tests": True,
+            "allow_code_execution": True,
+            "max_run_tests": 9,
+            "timeout": 2.5,
+            "unsafe_no_sandbox": True,
+        },
+    ),
     ("prepare --packages a -o x.jsonl", "prepare", ["data.packages=[a]"], {"output": "x.jsonl", "verify": False}),
     (
         "prepare --data a --mask all --output o",
@@ -230,6 +263,67 @@ def test_an_analysis_of_scales_is_one_call_by_either_spelling(
     assert recorder.calls == [("analyse_scaling", "r", options)]
 
 
+PLAIN_PROFILE = {
+    "baseline": "trident.yaml",
+    "candidate": "loss-improvements-v1.yaml",
+    "settings": (),
+    "steps": None,
+    "shape": "embedded",
+    "teacher_mode": "cached",
+    "limit": 1.10,
+    "batch_size": 8,
+    "source_tokens": None,
+    "target_tokens": None,
+    "terms": True,
+    "trace": None,
+    "output": "results/overhead",
+    "check": False,
+}
+
+# argv, the settings that give the same configuration, the other arguments of the call
+PROFILES: list[tuple[str, list[str], dict[str, Any]]] = [
+    ("profile-overhead", [], PLAIN_PROFILE),
+    (
+        "profile_overhead --baseline a --candidate b --shape codet5p --teacher-mode live --steps 4 --limit 1.2 --check "
+        "--batch-size 2 --source-tokens 32 --target-tokens 16 --no-terms --trace t.json -o out",
+        [],
+        {
+            "baseline": "a",
+            "candidate": "b",
+            "settings": (),
+            "steps": 4,
+            "shape": "codet5p",
+            "teacher_mode": "live",
+            "limit": 1.2,
+            "batch_size": 2,
+            "source_tokens": 32,
+            "target_tokens": 16,
+            "terms": False,
+            "trace": "t.json",
+            "output": "out",
+            "check": True,
+        },
+    ),
+    (
+        "profile-overhead --set seed=4 --device cpu",
+        ["seed=4", "device=cpu"],
+        PLAIN_PROFILE | {"settings": ["seed=4"]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "settings", "options"), PROFILES, ids=[call[0] for call in PROFILES])
+def test_a_profile_is_one_call_with_a_way_to_configure(
+    line: str, settings: list[str], options: dict[str, Any], recorder: Recorder
+) -> None:
+    assert cli.run(line.split()) == 0
+    ((command, configure, given),) = recorder.calls
+    assert (command, given) == ("profile_overhead", options)
+    assert configure("trident", {}) == load_config(["trident"], settings)
+    fixed = configure("trident", {"training.max_steps": 7, "seed": 99})
+    assert fixed == load_config(["trident"], [*settings, "training.max_steps=7", "seed=99"])
+
+
 def test_the_other_spelling_is_not_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     shown = capsys.readouterr().out
@@ -286,6 +380,11 @@ BAD_COMMAND_LINES = [
     ("train --beta -1", "--beta: objective.semantic_loss_scale should be greater than 0. Found -1.0"),
     ("train --contrastive-weight -1", "objective.contrastive.weight.start should be at least 0"),
     ("train --mask some", "--mask: data.mask should be 'one' or 'all'"),
+    ("train --on-nan ignore", "--on-nan: training.on_nan should be 'stop' or 'skip'"),
+    ("train --trust-remote-code", "requires an argument"),
+    ("train --trust-remote-code yes", "--trust-remote-code: should be ROLE=COMMIT, of teacher, encoder or student"),
+    ("train --trust-remote-code corpus=abc", "should be ROLE=COMMIT"),
+    ("train --trust-remote-code teacher=main", "should be a whole commit, 40 hex digits: a branch or tag can be moved"),
     ("train --device gpu", "--device: device should be auto, cpu"),
     ("train --data a --packages b", "choose one"),
     ("train --packages ,", "packages is empty"),
@@ -328,6 +427,10 @@ def test_all_mistakes_are_told_at_once(recorder: Recorder, capsys: pytest.Captur
     assert recorder.calls == []
 
 
+NO_MEMORY = (
+    "error: out of memory: lower training.per_device_train_batch_size (and raise gradient_accumulation_steps by the "
+    "same factor), or evaluation.batch_tokens\n"
+)
 FAILURES: list[tuple[BaseException, int, str]] = [
     (UsageError("no such file: a"), 2, "error: no such file: a\n"),
     (CollectedUsageError(["one", "two"]), 2, "error: one\nerror: two\n"),
@@ -335,7 +438,10 @@ FAILURES: list[tuple[BaseException, int, str]] = [
     (GateError("1.2 > 1.1"), 4, "error: 1.2 > 1.1\n"),
     (RunError("semantic sends no gradient"), 5, "error: semantic sends no gradient\n"),
     (KeyboardInterrupt(), 130, "error: interrupted\n"),
-    (MemoryError(), 5, "error: out of memory: use a smaller training.per_device_train_batch_size\n"),
+    (Terminated(), 143, "error: terminated\n"),
+    (MemoryError(), 5, NO_MEMORY),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 5, NO_MEMORY),
+    (OSError(errno.EFBIG, "File too large", "x/y"), 5, "error: disk full while writing x/y: free some space\n"),
     (OSError(errno.ENOSPC, "No space", "x/y"), 5, "error: disk full while writing x/y: free some space\n"),
     (DataError("key \x1b[2J"), 3, "error: key \\x1b[2J\n"),
     (
@@ -353,6 +459,15 @@ def test_a_failure_is_told_in_a_line_and_an_exit_code(
     recorder.error = error
     assert cli.run(["train"]) == code
     assert capsys.readouterr().err == shown
+
+
+def test_sigterm_ends_a_command_like_ctrl_c_with_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as caught, errors_as_exit_codes(debug=False):
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.exit_code == 143
+    assert capsys.readouterr().err == "error: terminated\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_avalanche_of_messages_is_cut(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -392,6 +507,7 @@ def test_the_exit_code_reaches_the_shell() -> None:
         ["report", "--help"],
         ["analyse-scaling", "--help"],
         ["sweep", "--help"],
+        ["profile-overhead", "--help"],
         ["--version"],
         ["train", "--bta"],
     ],

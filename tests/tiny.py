@@ -106,6 +106,7 @@ class Tiny:
             "data.max_source_length=64",
             "data.max_target_length=20",
             f"teacher.model={self.teacher}",
+            "teacher.mode=live",
             "training.per_device_train_batch_size=8",
             "training.learning_rate=0.01",
             "training.bf16=false",
@@ -145,7 +146,7 @@ def make_trainer(config: Config, score_dev: Callable[[Any], float] | None = None
     encoded = encode_data(config, data, models.tokenizer, SilentReporter())
     guides, _ = make_guides(config, models, encoded.train, accelerator.device)
     guides, _ = with_teacher_cache(config, guides, models, encoded.train, SilentReporter(), accelerator.autocast)
-    guides, _ = with_bank(guides, encoded.train, SilentReporter())
+    guides, _ = with_bank(config, guides, models, encoded.train, SilentReporter())
     return Trainer(
         config,
         accelerator,

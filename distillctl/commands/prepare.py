@@ -1,9 +1,10 @@
-"""``distillctl prepare``: the corpus and the teacher cache ahead of time, and what is in them."""
+"""``distillctl prepare``: the corpus, the teacher cache and the embedding bank ahead of time, and what is in them."""
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,38 +15,93 @@ from distillctl.core.errors import RunError, UsageError
 if TYPE_CHECKING:
     from distillctl.core.data.corpus import Corpus
     from distillctl.core.data.records import Record
+    from distillctl.core.data.source_trees import SourceTree
     from distillctl.core.data.splits import Split
 
 
 def run(config: Config, *, output: str | None = None, verify: bool = False) -> None:
     """Opens the corpus as configured, prints its sizes, and writes it as JSONL where asked to.
 
-    With ``teacher.mode: cached`` captures the teacher cache, or what it lacks, and shows it; with ``verify`` checks it
-    and writes nothing to it.
+    Captures the embedding bank where an active term reads it, and with ``teacher.mode: cached`` the teacher cache, or
+    what they lack, and shows them; with ``verify`` checks them, and a ``teacher.cache_dir`` whatever the mode, and
+    writes nothing to them.
     """
-    from distillctl.core.data.splits import SPLITS
-    from distillctl.core.materials import prepare_teacher_cache, read_corpus
+    from distillctl.core.materials import prepare_caches, read_corpus
+    from distillctl.core.training.terms import ENCODER_TERMS
 
     if output is not None:
         _check_output(Path(output), config.data.path)
     reporter = ConsoleReporter()
     corpus = read_corpus(config, reporter)
+    _show_and_write(corpus, output, reporter)
+    teacher = config.teacher.mode == "cached" or (verify and config.teacher.cache_dir is not None)
+    if verify or teacher or ENCODER_TERMS & set(config.objective.active_terms):
+        facts = prepare_caches(config, corpus, reporter, teacher=teacher, capture=not verify)
+        if "bank" in facts:
+            reporter.show_facts("Embedding bank", _bank_rows(facts["bank"]))
+        if "teacher_cache" in facts:
+            reporter.show_facts("Teacher cache", _cache_rows(facts["teacher_cache"]))
+
+
+def mine_sources(config: Config, sources: Sequence[SourceTree], *, output: str | None = None) -> None:
+    """Mines source trees, prints what is in them and what could not be read, and writes it as JSONL where asked to."""
+    from distillctl.core.data.source_trees import source_corpus
+
+    _check_output_of(output, None)
+    reporter = ConsoleReporter()
+    with reporter.task("mining") as task:
+        corpus = source_corpus(
+            sources,
+            config.data.mask,
+            config.data.max_assertions_per_test,
+            on_progress=lambda done, total: task.update(done, total, note="test files"),
+        )
+    _show_and_write(corpus, output, reporter)
+
+
+def convert(config: Config, source: str, language: str | None, *, output: str | None = None) -> None:
+    """Converts a file of the earlier pipeline: its records to JSONL where asked to, its logits to a teacher cache."""
+    from distillctl.core.conversion import convert_logits
+    from distillctl.core.data.corpus import loaded_corpus
+    from distillctl.core.data.trident import read_trident
+
+    _check_output_of(output, source)
+    reporter = ConsoleReporter()
+    with reporter.task("reading the records"):
+        file = read_trident(Path(source), language)
+        corpus = loaded_corpus(file.loaded, source)
+    for note in corpus.notes:
+        reporter.note(note)
+    reporter.note(f"lines with logits: {len(file.with_logits):,} of {len(file.lines):,}")
+    _show_and_write(corpus, output, reporter)
+    if file.with_logits:
+        facts = convert_logits(config, file, corpus.records("train"), reporter)
+        reporter.show_facts("Teacher cache", _cache_rows(facts))
+        found = f"--set teacher.mode=cached --set teacher.cache_dir={shlex.quote(facts['directory'])}"
+        reporter.note(f"To learn from it: distillctl train --data {shlex.quote(output or 'RECORDS.jsonl')} {found}")
+
+
+def _show_and_write(corpus: Corpus, output: str | None, reporter: ConsoleReporter) -> None:
+    from distillctl.core.data.splits import SPLITS
+
     records = {split: corpus.records(split) if corpus.sizes[split] else [] for split in SPLITS}
     _show(corpus, records, reporter)
     if output is not None:
         written = _write(Path(output), [record for split in SPLITS for record in records[split]])
         reporter.note(f"{written:,} records written to {output}")
-    if verify or config.teacher.mode == "cached":
-        facts = prepare_teacher_cache(config, corpus, reporter, capture=not verify)
-        reporter.show_facts("Teacher cache", _cache_rows(facts))
+
+
+def _check_output_of(output: str | None, source: str | None) -> None:
+    if output is not None:
+        _check_output(Path(output), source)
 
 
 def _check_output(output: Path, source: str | None) -> None:
     """Refuses, before any work, what could not be written or would replace the file that is read."""
     if output.is_dir() or not output.parent.is_dir():
         raise UsageError(f"{output}: should be a file in a folder that exists. Choose another -o FILE")
-    if source is not None and output.exists() and output.samefile(source):
-        raise UsageError(f"{output}: is the file that --data reads. Choose another -o FILE")
+    if source is not None and output.exists() and Path(source).exists() and output.samefile(source):
+        raise UsageError(f"{output}: is the file that the records are read from. Choose another -o FILE")
 
 
 def _show(corpus: Corpus, records: Mapping[Split, list[Record]], reporter: ConsoleReporter) -> None:
@@ -61,9 +117,9 @@ def _show(corpus: Corpus, records: Mapping[Split, list[Record]], reporter: Conso
         reporter.note(f"{name.replace('_', ' ')}: {count:,}")
 
 
-def _cache_rows(facts: Mapping[str, Any]) -> dict[str, str]:
+def _cache_rows(facts: Mapping[str, Any]) -> dict[str, object]:
     """What a teacher cache is of, holds and costs, in the order in which one would ask."""
-    rows = {
+    rows: dict[str, object] = {
         "directory": facts["directory"],
         "teacher": facts["teacher"][:16],
         "ids kept": f"{facts['top_k']:,} of {facts['vocabulary']:,}",
@@ -79,7 +135,23 @@ def _cache_rows(facts: Mapping[str, Any]) -> dict[str, str]:
             "gradient cosine": f"{facts['gradient_cosine']:.4f}",
             "tail": f"{facts['tail_mass']:.2%} of the teacher; hides at most {facts['tail_bound']:.2g} nats a token",
         }
-    return rows | {"live teacher": f"probabilities differ by {facts['difference_from_live']:.1e} at most"}
+    difference = facts["difference_from_live"]
+    live = facts.get("verified") if difference is None else f"probabilities differ by {difference:.1e} at most"
+    return rows | {"live teacher": live}
+
+
+def _bank_rows(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What an embedding bank is of, holds and costs, in the order in which one would ask."""
+    return {
+        "directory": facts["directory"],
+        "encoder": f"{facts['encoder'][:16]}, {facts['width']:,} wide, computed in {facts['precision']}",
+        "examples": f"{facts['examples']:,}",
+        "golds": f"{facts['golds']:,} of these; {facts['stored_golds']:,} in the bank",
+        "gold tokens": f"{facts['stored_tokens']:,} in {facts['shards']:,} shards",
+        "bytes per token": f"{facts['bytes_per_token']:,.1f}",
+        "size": f"{facts['bytes'] / 2**20:,.1f} MiB",
+        "live encoder": f"states differ by {facts['difference_from_live']:.1e} of their norm at most",
+    }
 
 
 def _write(output: Path, records: list[Record]) -> int:

@@ -71,11 +71,15 @@ def _compare(
 
 def _show(comparison: Comparison, criteria: Sequence[Criterion], reporter: ConsoleReporter) -> None:
     from distillctl.core.analysis.criterion import criteria_table
+    from distillctl.core.analysis.executions import execution_table
     from distillctl.core.analysis.report import notes_of, unfinished_mark
     from distillctl.core.analysis.tables import before_after_table
 
     mark = unfinished_mark(comparison)
     reporter.show_table("Before and after", before_after_table(comparison), mark)
+    passing = execution_table(comparison)
+    if passing is not None:
+        reporter.show_table("Do the tests pass?", passing, mark)
     reporter.show_table("Acceptance", criteria_table(criteria), mark)
     for note in notes_of(comparison):
         reporter.note(f"note: {note}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,19 @@ from distillctl.core.data.encoding import Encoded
 from distillctl.core.data.records import fingerprint
 from distillctl.core.data.selection import fixed_sample
 from distillctl.core.errors import DataError
+from distillctl.core.evaluation.evaluate_assertions import Scores
+from distillctl.core.execution.request import RunTests
+from distillctl.core.execution.scored import with_executions
 from distillctl.core.materials import make_encoder, read_corpus
 from distillctl.core.models.loading import load_seq2seq, load_tokenizer
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory
+from distillctl.core.run_dir.lock import locked
 from distillctl.core.scoring import (
     STUDENT,
     SystemScores,
     all_scores,
+    points,
     score_and_store,
     score_teacher,
     score_trivial_answers,
@@ -68,6 +74,12 @@ def find_subject(target: str, output: str | None, teacher: str | None, config: C
     run = RunDirectory.open(path)
     if not (run.path / "student" / "config.json").is_file():
         raise DataError(f"{target}: the run has no student yet (its status is {run.record().get('status')!r})")
+    changed = [name for name in run.changed_files() if name.startswith("student/")]
+    if changed:
+        raise DataError(
+            f"{path / changed[0]}: not the file that the training wrote (its SHA-256 differs). Restore it, or score "
+            f"{path / 'student'} as a model"
+        )
     learned = set(config.objective.active_terms) != {"focal"}
     own = config.teacher.model if learned else None
     return Subject(str(run.path / "student"), Path(output) if output else run.path, run, teacher or own)
@@ -81,6 +93,7 @@ def assess(
     output: str | None = None,
     teacher: str | None = None,
     with_teacher: bool = True,
+    tests: RunTests | None = None,
 ) -> Assessment:
     """Scores a run's student, or any encoder-decoder model, on a split, beside its teacher and the trivial answers.
 
@@ -92,14 +105,23 @@ def assess(
         output: folder that gets ``evaluation/<split>/``; None is the run's own.
         teacher: a model to score beside it; None is the run's own teacher.
         with_teacher: False scores none beside it.
+        tests: how to run the predictions; None does not run them.
 
     Raises:
-        UsageError, DataError: what cannot be loaded, or a split without records.
+        UsageError, DataError: what cannot be loaded, a student that was changed since its training, a split without
+            records, a run that another process writes to.
         RunError: the files cannot be written.
     """
-    started = time.perf_counter()
     config = resolve_precision(config)
     subject = find_subject(target, output, teacher, config)
+    with locked(subject.home.path) if subject.home is not None else nullcontext():
+        return _assess(subject, config, reporter, with_teacher, tests)
+
+
+def _assess(
+    subject: Subject, config: Config, reporter: Reporter, with_teacher: bool, tests: RunTests | None
+) -> Assessment:
+    started = time.perf_counter()
     model = load_seq2seq(subject.model, "model")
     tokenizer = load_tokenizer(subject.model, "model")
     device = make_accelerator(config.device, bf16=config.training.bf16 is True).device
@@ -111,16 +133,24 @@ def assess(
     if subject.run is not None:
         _note_other_corpus(subject.run, corpus, reporter)
     outcome = Assessment(_folder(subject, split), split, {})
-    outcome.scores |= score_trivial_answers(encoded.records, train)
+    beside = score_trivial_answers(encoded.records, train)
     if with_teacher and subject.teacher is not None:
-        outcome.scores |= _score_beside(subject.teacher, config, encoded, device, reporter)
-    scores = score_and_store(model, tokenizer, encoded, config, reporter, outcome.folder, outcome.scores)
+        beside |= _score_beside(subject.teacher, config, encoded, device, reporter)
+    outcome.scores |= points(beside)
+
+    def run_tests(scores: Scores) -> Scores:
+        everyone = beside | {STUDENT: scores}
+        return scores if tests is None else with_executions(STUDENT, everyone, encoded.records, tests, reporter)
+
+    scores = score_and_store(model, tokenizer, encoded, config, reporter, outcome.folder, outcome.scores, run_tests)
     outcome.scores[STUDENT] = all_scores(scores)
     outcome.metrics = scores.metrics
     outcome.seconds = time.perf_counter() - started
     if subject.home is not None:
         facts = {"records": len(encoded.examples), "corpus": describe(corpus), "seconds": round(outcome.seconds, 3)}
         subject.home.note(evaluations={split: facts}, fingerprints={split: fingerprint(encoded.records)})
+        if subject.home.record().get("files"):
+            subject.home.seal_scores()
     return outcome
 
 
@@ -137,9 +167,7 @@ def _encode(config: Config, tokenizer: Any, records: Sequence[Any], reporter: Re
     return encoded
 
 
-def _score_beside(
-    name: str, config: Config, encoded: Encoded, device: Any, reporter: Reporter
-) -> dict[str, SystemScores]:
+def _score_beside(name: str, config: Config, encoded: Encoded, device: Any, reporter: Reporter) -> dict[str, Scores]:
     """The teacher's scores on the same records, read with its own tokenizer."""
     teacher = load_seq2seq(name, "teacher").to(device)
     tokenizer = load_tokenizer(name, "teacher")

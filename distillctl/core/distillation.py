@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -16,11 +17,12 @@ from distillctl.core.config.objective import WeightSchedule
 from distillctl.core.config.schema import Config
 from distillctl.core.data.corpus import Corpus, describe
 from distillctl.core.data.records import fingerprint
-from distillctl.core.errors import RunError
+from distillctl.core.errors import RunError, Terminated
 from distillctl.core.materials import (
     Data,
     EncodedData,
     Models,
+    bank_opener,
     cache_opener,
     encode_data,
     load_models,
@@ -45,14 +47,16 @@ from distillctl.core.scoring import (
     all_scores,
     cached_store,
     dev_scorer,
+    points,
     score_and_store,
     score_model,
     score_teacher,
     score_trivial_answers,
 )
 from distillctl.core.training.accelerator import make_accelerator, resolve_precision
-from distillctl.core.training.checkpoints import Checkpoint, check_resumable, latest_checkpoint
+from distillctl.core.training.checkpoints import Checkpoint, latest_checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
+from distillctl.core.training.resuming import check_same_run
 from distillctl.core.training.step_inputs import plan_steps
 from distillctl.core.training.terms import make_objective
 
@@ -116,8 +120,11 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     data = open_data(config, reporter)
     models = load_models(config)
     encoded = encode_data(config, data, models.tokenizer, reporter)
-    guides, _ = make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses
-    opener = cache_opener(config, guides, models, encoded.train)
+    guides, made = make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses, too
+    openers = {
+        "teacher cache": cache_opener(config, guides, models, encoded.train),
+        "embedding bank": bank_opener(config, guides, models, encoded.train),
+    }
     if resume:
         _checkpoint(config, fingerprint(encoded.train.records))
     facts: dict[str, object] = {
@@ -129,9 +136,9 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     for role, model in (("student", models.student), ("teacher", models.teacher)):
         if model is not None:
             facts[f"{role} parameters"] = f"{sum(p.numel() for p in model.parameters()):,}"
-    if opener is not None:
-        facts["teacher cache"] = opener.outlook()
-    return facts
+    if "critical_tokens" in made:
+        facts["critical tokens"] = made["critical_tokens"]["summary"]
+    return facts | {name: opener.outlook() for name, opener in openers.items() if opener is not None}
 
 
 def cross_entropy_only(config: Config) -> Config:
@@ -180,28 +187,28 @@ def _run(
         with clock.phase("teacher cache"):
             guides, cached = with_teacher_cache(config, guides, models, encoded.train, reporter, accelerator.autocast)
             facts |= cached
+    with clock.phase("bank"):
+        guides, bank = with_bank(config, guides, models, encoded.train, reporter)
+    facts |= bank
     data_fingerprint = fingerprint(encoded.train.records)
     checkpoint = _checkpoint(config, data_fingerprint) if resume else None
     # Everything that is read has been by now, and bad input refused: from here on files are written.
-    run = RunDirectory.create(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
-    if resume:
-        _add_seconds(clock, run.record().get("seconds", {}))
-    outcome = Outcome(run, len(encoded.final.examples), config.evaluation.split, seconds=clock.seconds)
-    with RunStatus(run, clock):
-        if checkpoint is None:
-            run.write_config(config.to_dict())
+    claim = RunDirectory.claim(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
+    with claim as run, RunStatus(run, clock):
+        outcome = Outcome(run, len(encoded.final.examples), config.evaluation.split, seconds=clock.seconds)
+        if resume:
+            _add_seconds(clock, run.record().get("seconds", {}))
+        run.write_config(config.to_dict())
         _note_provenance(run, config, data, encoded, models, data_fingerprint)
         with clock.phase("scoring before training"):
-            outcome.scores |= score_trivial_answers(encoded.final.records, data.all_train)
+            outcome.scores |= points(score_trivial_answers(encoded.final.records, data.all_train))
             asked = (models.tokenizer, encoded.final, config, reporter)
             if models.teacher is not None:
-                outcome.scores |= score_teacher(models.teacher, *asked)
+                outcome.scores |= points(score_teacher(models.teacher, *asked))
             # Kept like the teacher's: runs that differ in their objective alone start from the same student.
             store = cached_store(models.student, models.tokenizer, config)
             outcome.scores[UNTRAINED] = all_scores(score_model(UNTRAINED, models.student, *asked, store))
-        with clock.phase("bank"):
-            guides, bank = with_bank(guides, encoded.train, reporter)
-        run.note(**facts, **bank)
+        run.note(**facts)
         trainer = Trainer(
             config,
             accelerator,
@@ -222,22 +229,28 @@ def _run(
         if outcome.training.interrupted:
             reporter.note(f"stopped after step {outcome.training.steps:,}. The student so far: {run.student}")
             reporter.note(f"To go on: {shlex.join(how_to_go_on(config, run, models.teacher is None))}")
-            raise KeyboardInterrupt
+            raise Terminated if outcome.training.terminated else KeyboardInterrupt
         with clock.phase("scoring"):
             folder = run.evaluation(config.evaluation.split)
             outcome.scores[STUDENT] = all_scores(score_and_store(models.student, *asked, folder, outcome.scores))
         _write_card(config, outcome, encoded)
+        run.seal()
     return outcome
 
 
 def _checkpoint(config: Config, data_fingerprint: str) -> Checkpoint | None:
-    """The checkpoint to go on from; None where the run was stopped before its first.
+    """The checkpoint to go on from; None where the run was stopped before its first, and begins anew.
 
-    Raises DataError for a damaged one, and for one of another configuration or of other records.
+    Raises DataError for a damaged one, and for a run of another configuration or of other records.
     """
-    checkpoint = latest_checkpoint(RunDirectory.open(config.output_dir))
+    run = RunDirectory.open(config.output_dir)
+    checkpoint = latest_checkpoint(run)
     if checkpoint is not None:
-        check_resumable(checkpoint, config.fingerprint(), data_fingerprint)
+        saved = checkpoint.state.data_fingerprint
+        check_same_run(checkpoint.path, checkpoint.config, saved, config.to_dict(), data_fingerprint)
+    elif run.config_file.is_file():
+        saved = run.record().get("fingerprints", {}).get("data")
+        check_same_run(run.path, run.config(), saved, config.to_dict(), data_fingerprint)
     return checkpoint
 
 
@@ -272,13 +285,15 @@ def _train(
             "out of memory on the device: lower training.per_device_train_batch_size and raise "
             "gradient_accumulation_steps by the same factor; the result stays the same"
         ) from error
-    save_model(trainer.student, trainer.tokenizer, run.student)
+    with run.replacing("student") as folder:
+        save_model(trainer.student, trainer.tokenizer, folder)
     run.note(
         training={
             "steps": result.steps,
             "planned_steps": trainer.plan.steps,
             "examples": trainer.plan.examples,
             "target_tokens": trainer.state.target_tokens,
+            "skipped_steps": trainer.state.skipped,
             "dev_f1": result.dev_f1,
             "best_step": trainer.state.best_step,
         },
@@ -288,14 +303,16 @@ def _train(
 
 def _write_card(config: Config, outcome: Outcome, encoded: EncodedData) -> None:
     record = outcome.run.record()
-    taught = models_taught(config)
+    taught = models_taught(config, record)
     write_model_card(
         outcome.run.student,
         title=f"Assertion generation, {taught}",
         made={
             "made by": f"distillctl {record['distillctl']['version']}",
             "commit": record["distillctl"]["commit"] or "installed package",
-            "teacher": config.teacher.model if taught.startswith("distilled") else "none (plain cross-entropy)",
+            "teacher": taught.removeprefix("distilled from ")
+            if "distilled" in taught
+            else "none (plain cross-entropy)",
             "training records": f"{len(encoded.train.examples):,}",
             "optimizer steps": f"{record['training']['steps']:,}",
             "loss terms": ", ".join(config.objective.trained_terms),
@@ -310,8 +327,11 @@ def _write_card(config: Config, outcome: Outcome, encoded: EncodedData) -> None:
     )
 
 
-def models_taught(config: Config) -> str:
-    """How a run's model learned, for titles."""
+def models_taught(config: Config, record: Mapping[str, Any]) -> str:
+    """How a run's model learned, for titles; ``record`` is its run.json."""
+    source = record.get("teacher_cache", {}).get("source")
+    if source is not None:
+        return f"distilled from teacher outputs {source}"
     needs_teacher = set(config.objective.active_terms) - {"focal"}
     return f"distilled from {config.teacher.model}" if needs_teacher else "trained with cross-entropy"
 

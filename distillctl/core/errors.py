@@ -39,6 +39,14 @@ class RunError(DistillError):
     exit_code = 5
 
 
+class NotFiniteError(RunError):
+    """A loss or a gradient of a step is NaN or infinite; the step changed nothing."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM asked the process to end: put away like Ctrl-C, with an exit code of its own."""
+
+
 class CollectedUsageError(UsageError):
     """Several usage mistakes found together, so that a user fixes them in one go.
 

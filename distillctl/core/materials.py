@@ -16,15 +16,26 @@ from distillctl.core.data.records import Record
 from distillctl.core.data.selection import fixed_sample, main_language, training_sample
 from distillctl.core.data.tokenizer import train_tokenizer
 from distillctl.core.encoder.alignment import align_vocabulary
-from distillctl.core.encoder.bank import build_bank
 from distillctl.core.encoder.frozen import FrozenEncoder, teacher_encoder
+from distillctl.core.encoder.opening import BankOpener
+from distillctl.core.encoder.stored import BankIdentity
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.losses.critical import CriticalTokens
-from distillctl.core.models.loading import EMBEDDED, freeze, load_encoder, load_seq2seq, load_tokenizer
+from distillctl.core.models.loading import (
+    EMBEDDED,
+    freeze,
+    load_encoder,
+    load_seq2seq,
+    load_tokenizer,
+    tensors_fingerprint,
+    tokenizer_fingerprint,
+    weights_fingerprint,
+)
 from distillctl.core.models.student import draw_weights, embedded_shape, make_student, with_layers
 from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.capture import Autocast
+from distillctl.core.teacher.converted import ConvertedCacheOpener, is_converted
 from distillctl.core.teacher.live import LiveTeacher
 from distillctl.core.teacher.opening import CacheOpener
 from distillctl.core.training.accelerator import make_accelerator, resolve_precision
@@ -122,19 +133,31 @@ def make_guides(config: Config, models: Models, train: Encoded, device: torch.de
     live = LiveTeacher(teacher.to(device)) if teacher is not None and active & TEACHER_TERMS else None
     encoder = None
     if active & ENCODER_TERMS:
-        encoder, coverage = _frozen_encoder(config, teacher, models.tokenizer, logit_width(models.student))
+        encoder, coverage = frozen_encoder(config, teacher, models.tokenizer, logit_width(models.student))
         encoder.to(device)
         facts["encoder"] = {"model": config.encoder.model, "width": encoder.width, "vocabulary": coverage}
-    critical = None
-    settings = config.objective.critical_tokens
-    if "focal" in active and settings.weight > 1:
-        critical = CriticalTokens(models.tokenizer, main_language(train.records), settings.extra)
+    critical = critical_tokens(config, models.tokenizer, train)
+    if critical is not None:
+        found = critical.coverage(example.labels for example in train.examples)
+        facts["critical_tokens"] = {
+            "language": main_language(train.records),
+            "summary": str(found),
+            **found.to_dict(),
+        }
     return Guides(live, encoder, None, critical), facts
+
+
+def critical_tokens(config: Config, tokenizer: Any, train: Encoded) -> CriticalTokens | None:
+    """What weighs the critical tokens of the training records' language; None where all tokens weigh alike."""
+    settings = config.objective.critical_tokens
+    if "focal" not in config.objective.active_terms or settings.weight <= 1:
+        return None
+    return CriticalTokens(tokenizer, main_language(train.records), settings.extra)
 
 
 def cache_opener(
     config: Config, guides: Guides, models: Models, train: Encoded, autocast: Autocast = nullcontext
-) -> CacheOpener | None:
+) -> CacheOpener | ConvertedCacheOpener | None:
     """What opens the run's teacher cache; None where the teacher is to run live, or no term asks for it.
 
     Call it before the training: it may look at how the student begins.
@@ -142,6 +165,8 @@ def cache_opener(
     if config.teacher.mode != "cached" or not isinstance(guides.teacher, LiveTeacher):
         return None
     assert models.shared_vocabulary is not None
+    if is_converted(config.teacher.cache_dir):
+        return ConvertedCacheOpener(config, models.tokenizer, models.shared_vocabulary, train.examples)
     return CacheOpener(
         config, guides.teacher, models.student, models.tokenizer, models.shared_vocabulary, train.examples, autocast
     )
@@ -155,58 +180,97 @@ def with_teacher_cache(
     if opener is None:
         return guides, {}
     cached, facts = opener.open(reporter)
-    return replace(guides, teacher=cached), {"teacher_cache": facts}
+    guides = replace(guides, teacher=cached)
+    if isinstance(opener, ConvertedCacheOpener):  # what was learned from is not the model that is at hand
+        return guides, {"teacher_cache": facts, "fingerprints": {"teacher": facts["teacher"]}}
+    return guides, {"teacher_cache": facts}
 
 
-def prepare_teacher_cache(config: Config, corpus: Corpus, reporter: Reporter, *, capture: bool) -> dict[str, Any]:
-    """Captures, or only checks, the teacher cache that a training with this configuration opens; facts about it.
+def bank_opener(config: Config, guides: Guides, models: Models, train: Encoded) -> BankOpener | None:
+    """What opens the run's embedding bank; None where no active term looks through an encoder."""
+    encoder = guides.encoder
+    if encoder is None:
+        return None
+    identity = BankIdentity(
+        encoder=weights_fingerprint(encoder.encoder),
+        table=tensors_fingerprint({"table": encoder.table}),
+        tokenizer=tokenizer_fingerprint(models.tokenizer),
+        width=encoder.width,
+        max_target_length=config.data.max_target_length,
+        precision=str(encoder.table.dtype).removeprefix("torch."),
+    )
+    return BankOpener(config.encoder.cache_dir, identity, encoder, train.examples)
+
+
+def with_bank(
+    config: Config, guides: Guides, models: Models, train: Encoded, reporter: Reporter
+) -> tuple[Guides, dict[str, Any]]:
+    """The guides with a bank of the golds, captured where it is not there; and facts about it."""
+    opener = bank_opener(config, guides, models, train)
+    if opener is None:
+        return guides, {}
+    bank, facts = opener.open(reporter)
+    return replace(guides, bank=bank), {"bank": facts}
+
+
+def prepare_caches(
+    config: Config, corpus: Corpus, reporter: Reporter, *, teacher: bool, capture: bool
+) -> dict[str, dict[str, Any]]:
+    """Captures, or only checks, what a training with this configuration reads from disk; facts about each by name.
+
+    The embedding bank where an active term looks through the encoder, and the teacher cache.
+
+    Args:
+        config, corpus, reporter: as in a training.
+        teacher: False leaves the teacher cache out.
+        capture: False only checks what is there.
 
     Raises:
-        UsageError: no term learns from the teacher, or there is no cache to check.
-        DataError: the cache is damaged or of something else, or does not hold every example and ``capture`` is off.
+        UsageError: no term reads what is asked for, or there is nothing to check.
+        DataError: something is damaged or of something else, or lacks an example and ``capture`` is off.
     """
-    if not set(config.objective.active_terms) & TEACHER_TERMS:
+    active = set(config.objective.active_terms)
+    if teacher and not active & TEACHER_TERMS:
         raise UsageError("objective.jsd is off, so nothing reads a teacher cache. Give it a weight")
-    teacher = config.teacher.model_copy(update={"mode": "cached"})
-    config = resolve_precision(config).model_copy(update={"teacher": teacher})
+    if not teacher and not active & ENCODER_TERMS:
+        raise UsageError(
+            "a training with these settings reads nothing from disk: the semantic and contrastive terms are off, and "
+            "there is no teacher.cache_dir and no teacher.mode=cached"
+        )
+    cached = config.teacher.model_copy(update={"mode": "cached"})
+    config = resolve_precision(config).model_copy(update={"teacher": cached})
     records = training_records(config, corpus.records("train"))
     set_seed(config.seed)  # as in a training: the student begins the same
     models = load_models(config)
     accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
     models.student.to(accelerator.device)
-    assert models.teacher is not None
-    guides = Guides(LiveTeacher(models.teacher.to(accelerator.device)))
     train = make_encoder(config, models.tokenizer).encode(records)
     reporter.note(f"train: {train.summary()}")
-    opener = cache_opener(config, guides, models, train, accelerator.autocast)
-    assert opener is not None
-    return opener.open(reporter, capture=capture)[1]
+    guides, _ = make_guides(config, models, train, accelerator.device)
+    facts: dict[str, dict[str, Any]] = {}
+    bank = bank_opener(config, guides, models, train)
+    if bank is not None:
+        facts["bank"] = bank.open(reporter, capture=capture)[1]
+    cache = cache_opener(config, guides, models, train, accelerator.autocast) if teacher else None
+    if cache is not None:
+        facts["teacher_cache"] = cache.open(reporter, capture=capture)[1]
+    return facts
 
 
-def with_bank(guides: Guides, train: Encoded, reporter: Reporter) -> tuple[Guides, dict[str, Any]]:
-    """The guides with a bank of the golds where there is an encoder to make it; and facts about it."""
-    if guides.encoder is None:
-        return guides, {}
-    with reporter.task("encoding the golds", len(train.examples)) as task:
-        bank = build_bank(
-            guides.encoder,
-            ((example.key, example.labels) for example in train.examples),
-            on_progress=task.update,
-        )
-    return replace(guides, bank=bank), {"bank": {"examples": len(bank), "bytes": bank.nbytes}}
-
-
-def _frozen_encoder(
+def frozen_encoder(
     config: Config, teacher: Any | None, tokenizer: Any, student_width: int
 ) -> tuple[FrozenEncoder, str]:
+    """The configured encoder behind a table of the student's tokens, and how they found their place in it."""
     name = config.encoder.model
     model: Any
     if name == "teacher":
         if teacher is None:
             raise DataError("encoder.model=teacher needs a teacher: name another encoder")
-        model, encoder_tokenizer = teacher_encoder(teacher), load_tokenizer(config.teacher.model, "teacher")
+        model = teacher_encoder(teacher)
+        encoder_tokenizer = load_tokenizer(config.teacher.model, "teacher", config.teacher.trusted_revision)
     else:
-        model, encoder_tokenizer = load_encoder(name), load_tokenizer(name, "encoder")
+        revision = config.encoder.trusted_revision
+        model, encoder_tokenizer = load_encoder(name, revision), load_tokenizer(name, "encoder", revision)
     table, coverage = align_vocabulary(
         tokenizer, encoder_tokenizer, model.get_input_embeddings().weight, rows=student_width
     )
@@ -225,9 +289,10 @@ class Models:
 
 def load_models(config: Config) -> Models:
     """Teacher, student and tokenizer, checked against each other."""
-    teacher = freeze(load_seq2seq(config.teacher.model, "teacher"))
+    name, revision = config.teacher.model, config.teacher.trusted_revision
+    teacher = freeze(load_seq2seq(name, "teacher", revision))
     special_ids(teacher, "teacher")
-    teacher_tokenizer = load_tokenizer(config.teacher.model, "teacher")
+    teacher_tokenizer = load_tokenizer(name, "teacher", revision)
     student, tokenizer = _student(config, teacher, teacher_tokenizer)
     shared = shared_vocabulary(tokenizer, teacher_tokenizer, logit_width(student), logit_width(teacher))
     return Models(student, tokenizer, teacher, shared)
@@ -246,7 +311,9 @@ def _student(config: Config, teacher: Any | None, default_tokenizer: Any) -> tup
     special_ids(student, "student")
     if has_own:
         return student, load_tokenizer(settings.init, "student.init")
-    return student, default_tokenizer if settings.model == EMBEDDED else load_tokenizer(settings.model, "student")
+    if settings.model == EMBEDDED:
+        return student, default_tokenizer
+    return student, load_tokenizer(settings.model, "student", settings.trusted_revision)
 
 
 def logit_width(model: Any) -> int:

@@ -90,13 +90,18 @@ def predict(
     return [texts[key] for key in keys]
 
 
-def score_trivial_answers(records: Sequence[Record], train: Sequence[Record]) -> dict[str, SystemScores]:
+def points(systems: Mapping[str, Scores]) -> dict[str, SystemScores]:
+    """The corpus scores of several systems."""
+    return {name: all_scores(scores) for name, scores in systems.items()}
+
+
+def score_trivial_answers(records: Sequence[Record], train: Sequence[Record]) -> dict[str, Scores]:
     """What costs nothing: the training split's most frequent assertion, and each test's own previous one."""
     frequent = most_frequent(record.assertions for record in train)
     previous = [previous_assertion(record.test_method_masked, record.language) for record in records]
     return {
-        MOST_FREQUENT: all_scores(score(records, [frequent] * len(records))),
-        PREVIOUS: all_scores(score(records, previous)),
+        MOST_FREQUENT: score(records, [frequent] * len(records)),
+        PREVIOUS: score(records, previous),
     }
 
 
@@ -113,12 +118,10 @@ def score_model(
     return score(data.records, predict(f"scoring the {name}", model, tokenizer, data, config, reporter, store))
 
 
-def score_teacher(
-    teacher: Any, tokenizer: Any, data: Encoded, config: Config, reporter: Reporter
-) -> dict[str, SystemScores]:
+def score_teacher(teacher: Any, tokenizer: Any, data: Encoded, config: Config, reporter: Reporter) -> dict[str, Scores]:
     """The teacher's scores, from its stored predictions as far as there are some."""
     store = cached_store(teacher, tokenizer, config)
-    return {TEACHER: all_scores(score_model(TEACHER, teacher, tokenizer, data, config, reporter, store))}
+    return {TEACHER: score_model(TEACHER, teacher, tokenizer, data, config, reporter, store)}
 
 
 def dev_scorer(tokenizer: Any, dev: Encoded, config: Config) -> Callable[[Any], float]:
@@ -138,15 +141,18 @@ def score_and_store(
     reporter: Reporter,
     folder: Path,
     beside: Mapping[str, Mapping[str, float]],
+    complete: Callable[[Scores], Scores] = lambda scores: scores,
 ) -> Scores:
     """Scores a student and writes metrics.json and predictions.jsonl, the scores it is compared with beside its own.
+
+    ``complete`` adds what else is known of the predictions before they are written.
 
     Killed and started again, it goes on with the predictions that were made; they lie in the folder until the files
     are written.
     """
     prints = model_fingerprints(model, tokenizer)
     store = open_store(folder, prints, config, stem=".partial-")
-    scores = score_model(STUDENT, model, tokenizer, data, config, reporter, store)
+    scores = complete(score_model(STUDENT, model, tokenizer, data, config, reporter, store))
     details = {
         "split": config.evaluation.split,
         "beside": {name: dict(values) for name, values in beside.items()},

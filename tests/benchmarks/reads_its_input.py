@@ -17,7 +17,7 @@ import torch
 from distillctl.core.config import load_config
 from distillctl.core.data.encoding import Example
 from distillctl.core.data.selection import fixed_sample
-from distillctl.core.losses.term import IGNORE_INDEX
+from distillctl.core.losses.term import Places
 from distillctl.core.materials import make_encoder, read_corpus
 from distillctl.core.models.loading import load_seq2seq, load_tokenizer
 from distillctl.core.progress import SilentReporter
@@ -49,11 +49,10 @@ def cross_entropy(model: LiveTeacher, examples: Sequence[Example]) -> float:
     total, tokens = 0.0, 0
     for batch in batches(examples, width=int(model.model.config.vocab_size)):
         inputs, mask, labels = padded_batch(batch, model.padding_id, torch.device("cpu"))
-        logits = model.logits(inputs, mask, labels).flatten(0, 1)
-        total += float(
-            torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
-        )
-        tokens += int((labels != IGNORE_INDEX).sum())
+        places = Places.of(labels)
+        logits, gold = model.logits(inputs, mask, labels, places), places.take(labels)
+        total += float(torch.nn.functional.cross_entropy(logits, gold, reduction="sum"))
+        tokens += len(gold)
     return total / tokens
 
 

@@ -12,9 +12,12 @@ import pytest
 
 from distillctl import cli
 from distillctl.core import scoring
+from distillctl.core.data.records import read_jsonl, write_jsonl
 from distillctl.core.evaluation import decoding
 from distillctl.core.evaluation.evaluate_assertions import rescore
+from distillctl.core.execution import sandbox
 from distillctl.core.run_dir import RunDirectory
+from tests.core.execution.shelf import install_shelf, skip_without_sandbox
 from tests.runs import record
 from tests.tiny import Tiny, file_bytes
 
@@ -144,3 +147,52 @@ def test_what_cannot_be_scored_is_refused(run: Path, tiny: Tiny, tmp_path: Path,
     for arguments, code, words in cases:
         assert cli.run(["evaluate", *arguments]) == code
         assert words in capsys.readouterr().err
+
+
+def test_running_predictions_needs_permission_before_anything_is_loaded(tmp_path: Path, capsys: Out) -> None:
+    assert cli.run(["evaluate", str(tmp_path / "nowhere"), "--run-tests"]) == 2
+    assert "add --allow-code-execution" in capsys.readouterr().err
+    assert cli.run(["evaluate", str(tmp_path / "nowhere"), "--timeout", "3"]) == 2
+    assert "--timeout: only with --run-tests" in capsys.readouterr().err
+
+
+def test_without_a_sandbox_nothing_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out, decoded: list[int]
+) -> None:
+    monkeypatch.setattr(sandbox, "refusal", lambda: "namespaces: Operation not permitted")
+    assert cli.run(["evaluate", str(tmp_path / "nowhere"), "--run-tests", "--allow-code-execution"]) == 2
+    shown = capsys.readouterr().err
+    assert "this system allows no sandbox (namespaces: Operation not permitted)" in shown
+    assert decoded == []
+
+
+def test_records_of_no_installed_package_cannot_be_run(run: Path, capsys: Out) -> None:
+    argv = ["evaluate", str(run), "--no-teacher", "--run-tests", "--allow-code-execution", "--unsafe-no-sandbox"]
+    assert cli.run(argv) == 3
+    assert "no record is of a test in an installed package" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unsafe", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_predictions_are_run_and_written_down(
+    unsafe: bool, run: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    if not unsafe:
+        skip_without_sandbox()
+    records = install_shelf(tmp_path / "site", monkeypatch)
+    write_jsonl(tmp_path / "both.jsonl", [*read_jsonl(tiny.corpus).records, *records.values()])
+    argv = ["evaluate", str(run), "--data", str(tmp_path / "both.jsonl"), "--run-tests", "--allow-code-execution"]
+    argv += ["--no-teacher", "--max-run-tests", "30", *(["--unsafe-no-sandbox"] if unsafe else [])]
+    assert cli.run(argv) == 0
+    stored = RunDirectory.open(run)
+    facts = stored.metrics("validation")["execution"]
+    assert (facts["sandboxed"], facts["subject"], facts["drawn"]) == (not unsafe, "student", ALL + len(records))
+    assert (facts["collected"], facts["run"]) == (8, 6)
+    assert list(facts["systems"]) == ["gold", *SYSTEMS[:2], "student"]
+    assert stored.metrics("validation")["tests_pass"] == facts["systems"]["student"]["pass_rate"]["value"]
+    rows = {row["id"]: row["execution"] for row in stored.predictions("validation")}
+    assert rows[records["test_fixture@1"].id]["gold"] == {"outcome": "passed", "can_fail": True}
+    assert rows[records["test_fixture@1"].id]["previous assertion"] == {"outcome": "passed", "can_fail": True}
+    assert rows[records["test_wrong@0"].id].keys() == {"gold"}
+    shown = capsys.readouterr().out
+    assert "Do the tests pass?" in shown
+    assert ("NO SANDBOX" in shown) == unsafe

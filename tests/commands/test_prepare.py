@@ -11,6 +11,7 @@ import pytest
 from distillctl import cli
 from distillctl.core.data.records import read_jsonl
 from distillctl.core.data.splits import split_of
+from tests.javaproject import TEST, put, write_java_project
 from tests.tiny import RECORDS, Tiny
 
 
@@ -51,7 +52,7 @@ def test_the_file_that_is_read_is_not_replaced(tiny: Tiny, tmp_path: Path, capsy
     link.symlink_to(tiny.corpus)
     for output in (tiny.corpus, link):
         assert cli.run(["prepare", "--data", str(tiny.corpus), "-o", str(output)]) == 2
-        assert "is the file that --data reads" in capsys.readouterr().err
+        assert "is the file that the records are read from" in capsys.readouterr().err
     assert tiny.corpus.read_bytes() == before
 
 
@@ -174,7 +175,7 @@ def test_a_bad_cache_is_exit_code_3(
 def test_a_full_disk_while_capturing_is_exit_code_5_and_goes_on_later(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from distillctl.core.run_dir import files
+    from distillctl.core.store import files
 
     write, written = files.write_atomically, []
 
@@ -186,8 +187,8 @@ def test_a_full_disk_while_capturing_is_exit_code_5_and_goes_on_later(
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr("distillctl.core.teacher.cache_format.write_atomically", full)
-        patch.setattr("distillctl.core.teacher.capture.SHARD_BYTES", 1)
+        patch.setattr("distillctl.core.store.shards.write_atomically", full)
+        patch.setattr("distillctl.core.store.writer.SHARD_BYTES", 1)
         patch.setattr("distillctl.core.teacher.batching.LOGITS", 100_000)
         assert prepare(tiny, tmp_path / "cache") == 5
     message = capsys.readouterr().err
@@ -201,3 +202,110 @@ def test_a_cache_that_nothing_would_read_is_not_made(
 ) -> None:
     assert prepare(tiny, tmp_path / "cache", settings=("objective.jsd.weight=0",)) == 2
     assert "objective.jsd is off, so nothing reads a teacher cache" in capsys.readouterr().err
+
+
+# --- the embedding bank ---------------------------------------------------------------------------------------
+
+
+def prepare_bank(tiny: Tiny, bank: Path, *flags: str, settings: tuple[str, ...] = ()) -> int:
+    """Exit code of ``prepare`` with the teacher live, as is the default."""
+    return cli.run(tiny.argv("prepare", "unused", f"encoder.cache_dir={bank}", *settings, flags=flags))
+
+
+def test_the_golds_are_captured_shown_and_only_read_by_a_training(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = tmp_path / "bank"
+    assert prepare_bank(tiny, bank) == 0
+    shown = capsys.readouterr().out
+    found = cells(shown)
+    assert "encoding the golds: " in shown and "Teacher cache" not in shown
+    assert found["examples"] == "48"
+    assert found["golds"].endswith(" of these; 48 in the bank")
+    tokens, total = int(found["gold tokens"].split()[0]), sum(file.stat().st_size for file in bank.iterdir())
+    assert float(found["bytes per token"]) == pytest.approx(total / tokens, abs=0.06)
+    assert {"directory", "encoder", "size", "live encoder"} <= found.keys()
+    moved = bank.rename(tmp_path / "from another machine")
+    before = {file.name: file.read_bytes() for file in moved.iterdir()}
+    assert cli.run(tiny.argv("train", tmp_path / "run", f"encoder.cache_dir={moved}", "training.max_steps=1")) == 0
+    assert "encoding the golds" not in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in moved.iterdir()} == before
+
+
+def test_verify_checks_the_bank_and_captures_nothing(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = tmp_path / "bank"
+    assert prepare_bank(tiny, bank, "--verify") == 2
+    assert f"{bank}: there is no embedding bank. distillctl prepare makes it" in capsys.readouterr().err
+    assert not bank.exists()
+    assert prepare_bank(tiny, bank, settings=("data.max_train_samples=20",)) == 0
+    assert prepare_bank(tiny, bank, "--verify", settings=("data.max_train_samples=20",)) == 0
+    assert cells(capsys.readouterr().out)["examples"] == "20"
+    assert prepare_bank(tiny, bank, "--verify") == 3
+    assert "the embedding bank lacks 28 of 48 golds" in capsys.readouterr().err
+
+
+def test_a_damaged_bank_is_exit_code_3(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare_bank(tiny, tmp_path / "bank") == 0
+    rows = tmp_path / "bank/shard-00000.rows"
+    rows.write_bytes(rows.read_bytes()[:-1] + bytes([rows.read_bytes()[-1] ^ 1]))
+    for flags in ((), ("--verify",)):
+        assert prepare_bank(tiny, tmp_path / "bank", *flags) == 3
+        message = capsys.readouterr().err
+        assert "damaged embedding bank (shard-00000.rows: not the bytes that were written)" in message
+        assert len(message.strip().splitlines()) <= 2
+
+
+def test_nothing_to_check_is_said(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    off = ("objective.semantic.weight=0", "objective.contrastive.weight=0")
+    assert prepare_bank(tiny, tmp_path / "bank", settings=off) == 0
+    assert not (tmp_path / "bank").exists()
+    assert prepare_bank(tiny, tmp_path / "bank", "--verify", settings=off) == 2
+    assert "reads nothing from disk" in capsys.readouterr().err
+
+
+# --- source trees and files of the earlier pipeline ------------------------------------------------------------
+
+
+def test_a_source_tree_is_mined_shown_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, output = write_java_project(tmp_path / "demo", files=12), tmp_path / "out.jsonl"
+    put(root, f"{TEST}/BadTest.java", "class BadTest { @Test void a() { assertTrue(a b); } }")
+    argv = ["prepare", "--source", str(root), "--language", "java", "--project", "named", "-o", str(output)]
+    assert cli.run(argv) == 0
+    shown = capsys.readouterr().out
+    assert "test files: 13" in shown and "with focal method: 36" in shown
+    assert "tests left out for syntax errors: 1" in shown and "test files with syntax errors: 1" in shown
+    found = read_jsonl(output).records
+    assert len(found) == 36 and {record.project for record in found} == {"named"}
+    assert cli.run([*argv, "--mask", "all"]) == 0
+    assert len(read_jsonl(output).records) == 24
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--source", "demo"], 2, "--language should be one of python, java"),
+        (["--source", "none", "--language", "java"], 2, "none: no such folder"),
+        (["--source", "demo", "--language", "python"], 3, "no python test file below it"),
+        (["--source", "demo", "--language", "java", "--data", "x"], 2, "give one of them"),
+        (["--source", "demo", "--language", "java", "--verify"], 2, "--verify checks the cache of a training"),
+        (["--language", "java"], 2, "--language and --project say what a --source is"),
+        (["--from-trident", "none.jsonl"], 2, "none.jsonl: no such file"),
+        (["--from-trident", "old.jsonl"], 3, "old.jsonl:1: does not say its language"),
+        (["--from-trident", "old.jsonl", "-o", "old.jsonl"], 2, "is the file that the records are read from"),
+    ],
+)
+def test_what_cannot_be_mined_or_converted_is_explained(
+    flags: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_java_project(tmp_path / "demo", files=1)
+    put(tmp_path, "old.jsonl", '{"focal_file": "a", "test_method_masked": "<extra_id_0>", "original_target": "b"}\n')
+    assert cli.run(["prepare", *flags]) == code
+    assert message in capsys.readouterr().err

@@ -204,7 +204,7 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_missing(
 ) -> None:
     """kill -9 in the second trial's training, by a real process."""
     folder = tmp_path / "sweep"
-    command = argv(tiny, folder, "--set", "training.max_steps=60", "--set", "checkpoints.save_total_limit=1")
+    command = argv(tiny, folder, "--set", "training.max_steps=60", "--set", "checkpoints.save_total_limit=2")
     process = subprocess.Popen([sys.executable, "-m", "distillctl", *command], stdout=subprocess.DEVNULL)
     second = folder / "trials/2-semantic_loss_scale=5-seed=13"
     _wait(lambda: (second / "step_metrics.csv").is_file() or process.poll() is not None, 240)

@@ -323,5 +323,7 @@ def test_another_configuration_is_not_resumed(finished: Shown, tiny: Tiny, tmp_p
         cli.run(["train", "--config", str(run / "config.yaml"), "--output-dir", str(run), "--resume", "--beta", "7"])
         == 3
     )
-    assert "made with another configuration; use the run's own config.yaml" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "made with another configuration (objective.semantic_loss_scale: " in error
+    assert "-> 7.0).\nResume with the run's own config.yaml" in error
     assert file_bytes(run) == before

@@ -109,7 +109,7 @@ def wide(tiny: Tiny, path: Path) -> None:
 BadModel = Callable[[Tiny, Path], None]
 BAD_MODELS: dict[str, tuple[BadModel, str, int, str]] = {
     "other ids": (other_ids, "--student", 3, "use different token ids (2 differ; 50: "),
-    "pickled": (pickled, "--teacher", 2, "holds pickled weights only, which can run code when loaded"),
+    "pickled": (pickled, "--teacher", 2, "holds no safetensors but pytorch_model.bin, which can run code when loaded"),
     "no config": (no_config, "--teacher", 2, "holds no config.json, so it is no model directory"),
     "half a file": (half, "--student", 3, "is damaged or does not fit the others"),
     "decoder only": (decoder_only, "--teacher", 3, "is a gpt2 model, not an encoder-decoder"),

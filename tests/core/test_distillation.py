@@ -287,8 +287,8 @@ def test_the_way_on_is_a_command_line(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_titles_say_how_a_model_learned(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny.config(tmp_path)
-    assert models_taught(config) == f"distilled from {tiny.teacher}"
-    assert models_taught(cross_entropy_only(config)) == "trained with cross-entropy"
+    assert models_taught(config, {}) == f"distilled from {tiny.teacher}"
+    assert models_taught(cross_entropy_only(config), {}) == "trained with cross-entropy"
 
 
 def test_the_resolved_configuration_comes_back_the_same(tiny: Tiny, tmp_path: Path) -> None:

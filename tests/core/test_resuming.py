@@ -81,17 +81,62 @@ def test_a_finished_run_is_only_scored_again(tiny: Tiny, finished: Path) -> None
     run(tiny.config(finished, *EPOCHS), resume=True)
     after = file_bytes(finished)
     assert before.keys() == after.keys()
-    assert {name for name in before if before[name] != after[name]} <= {"run.json", "student/README.md"}
+    assert {name for name in before if before[name] != after[name]} <= {
+        "run.json",
+        "config.yaml",  # it names where the run lies, and this one was copied
+        "student/README.md",
+    }
 
 
-@pytest.mark.parametrize("change", ["training.learning_rate=0.02", "seed=14", "evaluation.limit=4"])
-def test_another_configuration_is_refused_and_nothing_touched(tiny: Tiny, finished: Path, change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("training.learning_rate=0.02", "training.learning_rate: 0.01 -> 0.02"),
+        ("seed=14", "seed: 13 -> 14"),
+        ("training.num_train_epochs=3", r"training.num_train_epochs: 2.0 -> 3.0"),
+        ("objective.jsd.weight=[0.7, 0.1]", "objective.jsd.weight.end: 0.2 -> 0.1"),
+    ],
+)
+def test_another_configuration_is_refused_and_nothing_touched(
+    tiny: Tiny, finished: Path, change: str, words: str
+) -> None:
     before = file_bytes(finished)
-    with pytest.raises(DataError, match="made with another configuration"):
-        run(tiny.config(finished, *EPOCHS, change), resume=True)
-    with pytest.raises(DataError, match="made with another configuration"):
-        plan(tiny.config(finished, *EPOCHS, change), SilentReporter(), resume=True)
+    config = tiny.config(finished, *EPOCHS, change)
+    for attempt in (lambda: run(config, resume=True), lambda: plan(config, SilentReporter(), resume=True)):
+        with pytest.raises(DataError, match=r"step-12: made with another configuration") as caught:
+            attempt()
+        assert f"({words})" in str(caught.value)
     assert file_bytes(finished) == before
+
+
+def test_another_configuration_is_refused_before_the_first_checkpoint_too(
+    tiny: Tiny, tmp_path: Path, stop_at: StopAt
+) -> None:
+    stop_at(1, kill)
+    with pytest.raises(RunError):
+        run(tiny.config(tmp_path / "run", *EPOCHS))
+    with pytest.raises(DataError, match=r"run: made with another configuration \(seed: 13 -> 14\)"):
+        run(tiny.config(tmp_path / "run", *EPOCHS, "seed=14"), resume=True)
+
+
+def test_what_decides_nothing_about_the_student_may_change_on_the_way(
+    tiny: Tiny, tmp_path: Path, stop_at: StopAt, uninterrupted: Path
+) -> None:
+    stop_at(7, ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny.config(tmp_path / "run", *EPOCHS))
+    changes = [
+        "evaluation.limit=2",
+        "logging.steps=2",
+        "training.on_nan=skip",
+        "checkpoints.save_steps=2",
+        "device=auto",
+    ]
+    config = tiny.config(tmp_path / "run", *EPOCHS, *changes)
+    run(config, resume=True)
+    assert student_bytes(tmp_path / "run") == student_bytes(uninterrupted)
+    assert RunDirectory(tmp_path / "run").config() == config.to_dict()
+    assert record(tmp_path / "run")["fingerprints"]["config"] == config.fingerprint()
 
 
 def test_other_data_is_refused_and_nothing_touched(tiny: Tiny, tmp_path: Path, stop_at: StopAt) -> None:
@@ -103,7 +148,9 @@ def test_other_data_is_refused_and_nothing_touched(tiny: Tiny, tmp_path: Path, s
         run(config)
     before = file_bytes(tmp_path / "run")
     corpus.write_text(corpus.read_text().replace("push_stack", "shove_stack"))
-    with pytest.raises(DataError, match=r"made from other data .*package versions or the data file changed"):
+    fingerprint = record(tmp_path / "run")["fingerprints"]["data"][:16]
+    words = rf"made from other data \(fingerprint {fingerprint} there, [0-9a-f]{{16}} here\): .*data file changed"
+    with pytest.raises(DataError, match=words):
         run(config, resume=True)
     assert file_bytes(tmp_path / "run") == before
 

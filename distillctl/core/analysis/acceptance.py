@@ -12,6 +12,7 @@ from distillctl.core.analysis.comparison import Comparison
 from distillctl.core.analysis.criterion import MET, NOT_MEASURED, NOT_MET, NOT_SIGNIFICANT, Criterion, Verdict
 from distillctl.core.analysis.figures import interval_text, p_equation, signed
 from distillctl.core.analysis.run_data import Overhead, RunData, StepRows
+from distillctl.core.errors import DataError
 from distillctl.core.evaluation.significance import TOLERANCE
 
 F1_GAIN = 0.5
@@ -124,7 +125,7 @@ def _finite(candidates: Sequence[RunData]) -> Criterion:
     requirement = f"every loss of the candidate finite over >= {EPOCHS} epochs"
     name = "No NaN or Inf"
     for run in candidates:
-        found = first_not_finite(run.steps)
+        found = first_not_finite(run.steps) or skipped_steps(run)
         if found:
             return Criterion(name, requirement, f"{run.path}: {found}", NOT_MET)
     epochs = min(last_epoch(run.steps) for run in candidates)
@@ -140,6 +141,17 @@ def first_not_finite(steps: StepRows) -> str | None:
             if name.startswith(("loss_", "weighted_")) and (value is None or not math.isfinite(value)):
                 return f"{name} is {'blank' if value is None else value} in step {row['step']:.0f}"
     return None
+
+
+def skipped_steps(run: RunData) -> str | None:
+    """What a run says of the steps that it left out because they were not finite; None where it left out none."""
+    skipped = run.facts("training").get("skipped_steps") or []
+    if not isinstance(skipped, list):
+        raise DataError(f"{run.path}/run.json: training.skipped_steps should be a list of steps. Found {skipped!r}")
+    if not skipped:
+        return None
+    steps = ", ".join(map(str, skipped[:5])) + ", ..." * (len(skipped) > 5)
+    return f"{len(skipped)} steps were not finite and were skipped (--on-nan skip): {steps}"
 
 
 def last_epoch(steps: StepRows) -> float:

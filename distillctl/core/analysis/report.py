@@ -19,6 +19,9 @@ from distillctl.core.analysis.document import (
     Paragraph,
     Picture,
 )
+from distillctl.core.analysis.executions import execution_blocks
+from distillctl.core.analysis.overhead_record import other_objectives
+from distillctl.core.analysis.overhead_tables import ratios_table, terms_table
 from distillctl.core.analysis.settings import odd_ones_out, unlike_data
 from distillctl.core.analysis.summary import headline_tiles, summary
 from distillctl.core.analysis.tables import (
@@ -50,8 +53,10 @@ def build_report(comparison: Comparison, criteria: Sequence[Criterion]) -> Docum
         before_after_table(comparison),
         Picture("differences.png", "Difference of each metric with its 95 % interval"),
         *_beside(comparison),
+        *execution_blocks(comparison),
         *_seeds(comparison),
         *_training(),
+        *_cost(comparison),
         *_breakdown(comparison),
         *_differing(comparison),
         *_provenance(comparison),
@@ -110,6 +115,25 @@ def _training() -> Iterable[Block]:
     )
     yield Picture("weights_and_scales.png", "Weight and scale of each term over the optimizer steps")
     yield Picture("step_time.png", "Seconds per optimizer step, computing and waiting for data")
+
+
+def _cost(comparison: Comparison) -> Iterable[Block]:
+    """What profile-overhead measured, where a run has it in its analysis/."""
+    found = (run.overhead for run in (*comparison.candidates, *comparison.baselines) if run.overhead)
+    measured = next((one for one in found if one.record is not None), None)
+    if measured is None or measured.record is None:
+        return
+    record, where = measured.record, measured.source
+    yield Heading("Cost")
+    yield Paragraph(f"Measured by `profile-overhead` ({where}): {record.get('verdict', 'no verdict')}.")
+    runs = {"baseline": comparison.baselines[0], "candidate": comparison.candidates[0]}
+    others = other_objectives(record, {arm: run.config.get("objective") for arm, run in runs.items()})
+    if others:
+        yield Notice(f"The objective of the {' and the '.join(others)} that was measured is not that of the run.")
+    yield ratios_table(record, where)
+    terms = terms_table(record, where)
+    if terms is not None:
+        yield terms
 
 
 def _breakdown(comparison: Comparison) -> Iterable[Block]:
@@ -178,8 +202,8 @@ def _provenance(comparison: Comparison) -> Iterable[Block]:
     yield Bullets(
         [
             "Every figure is computed from `predictions.jsonl` and `step_metrics.csv` of the runs; nothing is copied "
-            "from what the runs said about themselves, but seconds, provenance and the scores of other systems beside "
-            "them.",
+            "from what the runs said about themselves, but seconds, provenance, how tests ended, and the scores of "
+            "other systems beside them.",
             "F1 is micro-averaged over each sample's set of exact assertion lines; BLEU and chrF are sacrebleu's.",
             "The interval draws whole files with replacement, the same ones for both arms and all seeds (BCa, "
             f"{RESAMPLES:,} draws, fixed seed). It says what other files would have changed, not what another training "

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from distillctl.core.analysis.overhead_record import read_record
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.evaluation.corpus_sums import sample_sums
 from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, PREDICTIONS_FILE, rescore
 from distillctl.core.evaluation.significance import FloatArray
+from distillctl.core.execution.outcomes import EXECUTION, HOW_IT_RAN, is_stored_execution
 from distillctl.core.run_dir import RunDirectory, read_json
 
 OVERHEAD_FILE = "overhead.json"
@@ -20,12 +22,16 @@ StepRows = Sequence[Mapping[str, float | None]]
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """A measured ratio of step times, candidate / baseline, with the ends of its interval; and where it is from."""
+    """A measured ratio of step times, candidate / baseline, with the ends of its interval; and where it is from.
+
+    ``record`` is all of overhead.json where profile-overhead wrote it; None where somebody else wrote the ratio alone.
+    """
 
     median: float
     low: float
     high: float
     source: str
+    record: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +39,8 @@ class RunData:
     """One run. ``rows`` are its predictions scored again, ``sums`` what each adds to the metrics [N, k].
 
     ``beside`` are the scores (points) of other systems on the same samples, as the evaluation noted them: system ->
-    metric -> score.
+    metric -> score. ``executions`` are the outcomes of running predictions, by sample id and system, ``execution`` how
+    they were run; both empty where they were not.
     """
 
     path: str
@@ -46,6 +53,8 @@ class RunData:
     steps: StepRows
     inputs: Mapping[str, str] = field(default_factory=dict)
     beside: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    executions: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    execution: Mapping[str, Any] = field(default_factory=dict)
     overhead: Overhead | None = None
     notes: tuple[str, ...] = ()
 
@@ -88,6 +97,11 @@ def read_run(path: str, split: str, *, allow_unfinished: bool = False) -> RunDat
     steps = run.step_metrics(lambda note: notes.append(note.replace(str(run.path), path)))
     rows = _rescore(stored, folder / PREDICTIONS_FILE)
     notes += _integrity(metrics, run.path / "evaluation" / split / PREDICTIONS_FILE, folder)
+    notes += [
+        f"{path}/{name}: changed since the training wrote it (its SHA-256 differs). Figures are of it as it is now"
+        for name in run.changed_files()
+        if not name.startswith("student/")
+    ]
     return RunData(
         path=path,
         record=record,
@@ -99,6 +113,8 @@ def read_run(path: str, split: str, *, allow_unfinished: bool = False) -> RunDat
         steps=steps,
         inputs={row["id"]: row["input"] for row in stored if isinstance(row.get("input"), str)},
         beside=_read_beside(metrics, folder / METRICS_FILE),
+        executions=_read_executions(stored, folder / PREDICTIONS_FILE),
+        execution=_read_execution(metrics, folder / METRICS_FILE),
         overhead=_read_overhead(run.path / "analysis" / OVERHEAD_FILE, path),
         notes=tuple(notes),
     )
@@ -144,6 +160,20 @@ def _read_beside(metrics: Mapping[str, Any], where: Path) -> Mapping[str, Mappin
     return found
 
 
+def _read_executions(stored: Sequence[Mapping[str, Any]], where: Path) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    for line, row in enumerate(stored, start=1):
+        if EXECUTION in row and not is_stored_execution(row[EXECUTION]):
+            raise DataError(f"{where}:{line}: {EXECUTION} should be outcomes of systems. Score the run again")
+    return {row["id"]: row[EXECUTION] for row in stored if EXECUTION in row}
+
+
+def _read_execution(metrics: Mapping[str, Any], where: Path) -> Mapping[str, Any]:
+    facts = metrics.get(EXECUTION, {})
+    if not isinstance(facts, Mapping) or (facts and not set(HOW_IT_RAN) <= facts.keys()):
+        raise DataError(f"{where}: {EXECUTION} should say {', '.join(HOW_IT_RAN)}. Score the run again")
+    return facts
+
+
 def _rescore(stored: Sequence[Mapping[str, Any]], where: Path) -> Sequence[Mapping[str, Any]]:
     for line, row in enumerate(stored, start=1):
         wrong = [name for name in _TEXTS if name in row and not isinstance(row[name], str)]
@@ -175,13 +205,14 @@ def _read_overhead(file: Path, path: str) -> Overhead | None:
     if not file.is_file():
         return None
     where = f"{path}/analysis/{OVERHEAD_FILE}"
-    ratio = read_json(file).get("ratio")
+    values = read_json(file)
+    ratio = values.get("ratio")
     found = ratio if isinstance(ratio, dict) else {}
-    values = [float(value) for name in ("median", "low", "high") if _is_positive(value := found.get(name))]
-    if len(values) != 3:
+    numbers = [float(value) for name in ("median", "low", "high") if _is_positive(value := found.get(name))]
+    if len(numbers) != 3:
         raise DataError(f'{where}: should hold {{"ratio": {{"median": x, "low": x, "high": x}}}}. Found {ratio!r}')
-    median, low, high = values
-    return Overhead(median, low, high, where)
+    median, low, high = numbers
+    return Overhead(median, low, high, where, read_record(values, where))
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from distillctl.core.analysis.figures import value_text
 from distillctl.core.analysis.run_data import RunData
+from distillctl.core.config.differences import differences
 
 # What two runs of one arm may differ in without a word.
 OF_A_SEED = ("seed", "output_dir")
@@ -26,20 +27,10 @@ class SettingDifference:
 
 def setting_differences(baseline: RunData, candidate: RunData) -> list[SettingDifference]:
     """The fields whose values differ, in the order of their names."""
-    first, second = dict(_flat(baseline.config)), dict(_flat(candidate.config))
     return [
-        SettingDifference(name, value_text(first.get(name)), value_text(second.get(name)))
-        for name in sorted(first.keys() | second.keys())
-        if first.get(name) != second.get(name)
+        SettingDifference(name, value_text(first), value_text(second))
+        for name, first, second in differences(baseline.config, candidate.config)
     ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def odd_ones_out(runs: Sequence[RunData], arm: str) -> list[str]:

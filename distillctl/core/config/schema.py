@@ -25,6 +25,18 @@ SHAPED_INITS = ("teacher-layers", *DRAWN_INITS)
 """Values of ``student.init`` that take their shape from ``encoder_layers`` and ``decoder_layers``."""
 
 
+_TRUSTED = "Commit (40 hex digits) of this hub model whose own code may run; null runs none."
+
+
+def _commit(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{40}", text):
+        raise PydanticCustomError("commit", "should be a whole commit, 40 hex digits: a branch or tag can be moved")
+    return text
+
+
+Commit = Annotated[str, AfterValidator(_commit)]
+
+
 class DataConfig(Section):
     """Which records to train on, and how long they may be."""
 
@@ -92,6 +104,7 @@ class StudentConfig(Section):
     decoder_layers: Annotated[int, Field(ge=1, le=200)] | None = Field(
         default=None, description="Decoder layers of the student; null is half of the teacher's (embedded)."
     )
+    trusted_revision: Commit | None = Field(default=None, description=_TRUSTED)
 
     @model_validator(mode="before")
     @classmethod
@@ -128,9 +141,9 @@ class TeacherConfig(Section):
         description="A local path or hub name; embedded is the small teacher in the package.",
     )
     mode: Literal["live", "cached"] = Field(
-        default="live",
-        description="live: the teacher runs on every batch beside the student. cached: its outputs are captured once, "
-        "before the first step, and read from disk.",
+        default="cached",
+        description="cached: the teacher's outputs are captured once, before the first step, and read from disk. live: "
+        "it runs on every batch beside the student.",
     )
     top_k: Count | None = Field(
         default=None,
@@ -140,6 +153,7 @@ class TeacherConfig(Section):
         default=None,
         description="Directory of the cache; null is one in $DISTILLCTL_CACHE, named after what the cache is made of.",
     )
+    trusted_revision: Commit | None = Field(default=None, description=_TRUSTED)
 
 
 class EncoderConfig(Section):
@@ -148,6 +162,12 @@ class EncoderConfig(Section):
     model: Text = Field(
         default="teacher", description="A local path or hub name; teacher is the teacher's own encoder."
     )
+    cache_dir: Text | None = Field(
+        default=None,
+        description="Directory of the embedding bank; null is one in $DISTILLCTL_CACHE, named after what it is made "
+        "of.",
+    )
+    trusted_revision: Commit | None = Field(default=None, description=_TRUSTED)
 
 
 def _bf16(value: object) -> object:
@@ -219,6 +239,10 @@ class TrainingConfig(Section):
     dropout_rate: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None, description="Dropout of the student while training; null keeps the model's own."
     )
+    on_nan: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="At a NaN or an infinity in a loss or gradient: stop the run, or skip that step and count it.",
+    )
 
     @property
     def step_batch_size(self) -> int:
@@ -261,8 +285,13 @@ class EvaluationConfig(Section):
 class CheckpointConfig(Section):
     """What is kept of a run on the way."""
 
-    save_total_limit: Annotated[int, Field(ge=1, le=10000)] = Field(
-        default=2, description="Checkpoints kept; the best and the last are never deleted."
+    save_total_limit: Annotated[int, Field(ge=2, le=10000)] = Field(
+        default=2,
+        description="Newest checkpoints kept, and the best beside them. Two at least: one may turn out damaged.",
+    )
+    save_steps: Count | None = Field(
+        default=defaults.SAVE_STEPS,
+        description="Write a checkpoint every so many optimizer steps, besides each epoch's end; null: there alone.",
     )
 
 
@@ -303,12 +332,19 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _cache_outlives_the_run(self) -> Config:
-        cache = self.teacher.cache_dir
-        if cache is not None and Path(cache).resolve().is_relative_to(Path(self.output_dir).resolve()):
+    def _caches_outlive_the_run(self) -> Config:
+        chosen = {"teacher": self.teacher.cache_dir, "encoder": self.encoder.cache_dir}
+        places = {name: Path(cache).resolve() for name, cache in chosen.items() if cache is not None}
+        for name, place in places.items():
+            if place.is_relative_to(Path(self.output_dir).resolve()):
+                raise PydanticCustomError(
+                    "cache_dir",
+                    "{name}.cache_dir lies in output_dir, which --overwrite empties: choose a directory beside it",
+                    {"name": name},
+                )
+        if len(places) == 2 and places["teacher"] == places["encoder"]:
             raise PydanticCustomError(
-                "cache_dir",
-                "teacher.cache_dir lies in output_dir, which --overwrite empties: choose a directory beside it",
+                "cache_dir", "teacher.cache_dir and encoder.cache_dir are the same: each needs a directory of its own"
             )
         return self
 

@@ -8,13 +8,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distillctl.core.data.mining import MinedCorpus, choose_packages, corpus_key, mine
-from distillctl.core.data.records import TEXT_FIELDS, Record, read_jsonl
+from distillctl.core.data.records import TEXT_FIELDS, LoadedFile, Record, read_jsonl
 from distillctl.core.data.splits import SPLITS, Split, split_records
 from distillctl.core.errors import DataError, RunError
 
@@ -96,7 +96,8 @@ def _write_cache(directory: Path, mined: MinedCorpus) -> None:
             (temporary / f"{split}.parquet").write_bytes(content)
             files[split] = {"records": len(records), "sha256": hashlib.sha256(content).hexdigest()}
         about = {"files": files, "counts": mined.counts, "packages": mined.packages}
-        (temporary / "corpus.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        summary = json.dumps(about | {"sha256": _digest(about)}, indent=1)
+        (temporary / "corpus.json").write_text(summary, encoding="utf-8")
         temporary.rename(directory)
     except OSError as error:
         if not directory.exists():  # else another process was faster: its corpus is the same
@@ -104,6 +105,12 @@ def _write_cache(directory: Path, mined: MinedCorpus) -> None:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what corpus.json says, but for its own."""
+    said = {name: value for name, value in about.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _to_parquet(records: Sequence[Record]) -> bytes:
@@ -137,11 +144,13 @@ def _read_cache(directory: Path, key: str, notes: Sequence[str]) -> Corpus:
     damaged = "damaged corpus cache. Delete that directory; it is made anew"
     try:
         about = json.loads((directory / "corpus.json").read_text(encoding="utf-8"))
+        if about.get("sha256", _digest(about)) != _digest(about):  # those of before have none
+            raise ValueError("not what was written")
         sizes: dict[Split, int] = {split: int(about["files"][split]["records"]) for split in SPLITS}
         hashes: dict[Split, str] = {split: str(about["files"][split]["sha256"]) for split in SPLITS}
         counts = {str(name): int(count) for name, count in about["counts"].items()}
         packages = {str(name): str(version) for name, version in about["packages"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{directory}: {damaged} (corpus.json: {error})") from error
 
     def load(split: Split) -> list[Record]:
@@ -159,7 +168,11 @@ def _read_cache(directory: Path, key: str, notes: Sequence[str]) -> Corpus:
 
 def file_corpus(path: Path) -> Corpus:
     """A user's JSONL file, split by file like the embedded one; exact repeats of an example are dropped."""
-    loaded = read_jsonl(path)
+    return loaded_corpus(read_jsonl(path), str(path))
+
+
+def loaded_corpus(loaded: LoadedFile, identity: str) -> Corpus:
+    """The records of a file that has been read, split like :func:`file_corpus` does."""
     unique: dict[str, Record] = {}
     for record in loaded.records:
         unique.setdefault(record.key, record)
@@ -170,7 +183,7 @@ def file_corpus(path: Path) -> Corpus:
         "with_focal_method": sum(bool(record.focal_method) for part in splits.values() for record in part),
     }
     sizes: dict[Split, int] = {split: len(records) for split, records in splits.items()}
-    return Corpus(str(path), counts, {}, loaded.notes, splits.__getitem__, sizes)
+    return Corpus(identity, counts, {}, loaded.notes, splits.__getitem__, sizes)
 
 
 def open_corpus(

@@ -6,7 +6,7 @@ import hashlib
 import re
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
@@ -25,18 +25,27 @@ UNSURE_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One tokenised record. ``labels`` end with the end-of-sequence id unless they were truncated."""
+    """One tokenised record. ``labels`` end with the end-of-sequence id unless they were truncated.
+
+    ``key`` names the content; ``id`` is the record's own, for messages.
+    """
 
     key: str
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
+    id: str = ""
 
     def digest(self) -> bytes:
         """16 bytes that name the token ids: equal for equal inputs and targets, whatever record they came from."""
-        ids = array("q", (len(self.input_ids), *self.input_ids, *self.labels))
-        if sys.byteorder == "big":
-            ids.byteswap()
-        return hashlib.sha256(ids.tobytes()).digest()[:16]
+        return ids_digest((len(self.input_ids), *self.input_ids, *self.labels))
+
+
+def ids_digest(ids: Iterable[int]) -> bytes:
+    """16 bytes that name a sequence of ids, the same on every machine."""
+    values = array("q", ids)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return hashlib.sha256(values.tobytes()).digest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +110,7 @@ class Encoder:
             source, cut = self._source(record, clip, test, focal)
             inputs_truncated += cut
             targets_truncated += len(labels) <= len(target)
-            examples.append(Example(record.key, tuple(source), tuple(labels)))
+            examples.append(Example(record.key, tuple(source), tuple(labels), record.id))
             kept.append(record)
         dropped = len(records) - len(kept)
         return Encoded(tuple(examples), tuple(kept), inputs_truncated, targets_truncated, dropped)

@@ -1,4 +1,4 @@
-"""Mines the embedded corpus: real unit tests that ship inside installed packages.
+"""Mines records from unit tests: those that ship inside installed packages (the embedded corpus), or a source tree's.
 
 Nothing is redistributed and nothing is imported: the packages' own test files are parsed where they lie.
 The default takes the packages that distillctl itself depends on and that ship their tests, so the corpus is
@@ -9,57 +9,76 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import inspect
 import random
 import re
-import tokenize
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
-from distillctl.core.data.python_tests import FoundTest, find_tests
+from distillctl.core.data import java_tests, python_tests
+from distillctl.core.data.found_tests import Call, FileTests, FoundTest
+from distillctl.core.data.java_definitions import JavaDefinitions
+from distillctl.core.data.python_definitions import PythonDefinitions
 from distillctl.core.data.records import MASK, Record
+from distillctl.core.data.source_files import PackageFiles, is_python_test, read_source
 from distillctl.core.data.splits import Split, split_records
 from distillctl.core.errors import DataError, RunError
 
 MINER_VERSION = 2  # part of the cache key: raise it when the records change
-LARGEST_FILE = 2_000_000  # bytes; generated test tables are larger
 LARGEST_TEST = 12_000  # characters; beyond it the mask's surroundings say little about the method under test
 LONGEST_ASSERTION = 400  # characters; nobody expects a model to write a table of constants
+READING = (
+    "test_files",
+    "test_files_not_read",  # too large, or not UTF-8
+    "test_files_with_syntax_errors",
+    "tests_left_out_for_syntax_errors",
+)
 FILES_AT_A_TIME = 16  # what a worker process gets; fewer are not worth a process
 
-_DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)[ \t]*\(", re.MULTILINE)
 # Their few test files serve those who write database drivers, and they came with the sweep: without them the default
 # corpus stays the one that earlier runs were made with.
 _NOT_MINED = {"alembic", "sqlalchemy"}
-_TEST_DIRECTORY = {"test", "tests"}
-# Calls that every test makes: naming them as the method under test would say nothing.
-_NEVER_FOCAL = re.compile(r"^(assert|raises$|warns$|skip|fail$|param$|parametrize$|mark$|__)")
 
 
-@dataclass(frozen=True, slots=True)
-class PackageFiles:
-    """An installed distribution and its Python files."""
+class Definitions(Protocol):
+    """Finds the method under test in a package's own sources."""
 
-    name: str
-    version: str
-    root: Path
-    tests: tuple[str, ...]
-    sources: tuple[str, ...]
+    def focal_method(self, test_name: str, calls: Sequence[Call], test_file: str) -> str:
+        """Its source, empty where it is unknown. ``calls`` are those that the reader of the input sees, in order."""
+        ...
+
+
+_READERS: dict[str, Callable[[str], FileTests]] = {"python": python_tests.read_tests, "java": java_tests.read_tests}
+_DEFINITIONS: dict[str, Callable[[PackageFiles], Definitions]] = {
+    "python": PythonDefinitions,
+    "java": JavaDefinitions,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class MinedCorpus:
-    """Records by split, and what happened on the way."""
+    """Records by split, and what happened on the way.
+
+    ``reading`` counts test files, and of them those that could not be read or parsed.
+    """
 
     splits: dict[Split, list[Record]]
     counts: dict[str, int]
     packages: dict[str, str]
+    reading: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _MinedFile:
+    tests: tuple[FoundTest, ...] = ()
+    not_read: bool = False
+    broken: bool = False
+    tests_left_out: int = 0
 
 
 def dependency_names(distribution: str = "distillctl") -> list[str]:
@@ -107,8 +126,7 @@ def locate(name: str) -> PackageFiles | None:
     for file in distribution.files or ():
         if file.suffix != ".py" or ".." in file.parts:
             continue
-        is_test = bool(_TEST_DIRECTORY & set(file.parts[:-1])) or file.name.startswith("test_")
-        (tests if is_test else sources).append(str(file.as_posix()))
+        (tests if is_python_test(file.parts) else sources).append(str(file.as_posix()))
     root = Path(str(distribution.locate_file("")))
     return PackageFiles(canonical_name(name), distribution.version, root, tuple(sorted(tests)), tuple(sorted(sources)))
 
@@ -149,20 +167,25 @@ def mine(
     ``mask="all"``: a record per test with at most ``max_per_test`` assertions, all of them masked.
     Raises RunError when a worker process dies.
     """
-    jobs = [(package.name, str(package.root), file) for package in packages for file in package.tests]
+    jobs = [(package.language, str(package.root), file) for package in packages for file in package.tests]
+    names = [package.name for package in packages for _ in package.tests]
     tests: dict[str, list[tuple[str, FoundTest]]] = defaultdict(list)
-    for done, ((project, _, file), found) in enumerate(zip(jobs, _mine_files(jobs, workers), strict=True), start=1):
-        tests[project] += [(file, test) for test in found]
+    reading = dict.fromkeys(READING, 0)
+    mined = _mine_files(jobs, workers)
+    for done, (project, (_, _, file), found) in enumerate(zip(names, jobs, mined, strict=True), start=1):
+        tests[project] += [(file, test) for test in found.tests]
+        for name, count in zip(reading, (1, found.not_read, found.broken, found.tests_left_out), strict=True):
+            reading[name] += count
         on_progress(done, len(jobs))
     records: list[Record] = []
     for package in packages:
-        definitions = DefinitionIndex(package)
+        definitions = _DEFINITIONS[package.language](package)
         for file, test in tests[package.name]:
-            records += _records_of_test(package.name, file, test, definitions, mask, max_per_test)
-    return _clean(records, packages)
+            records += _records_of_test(package, file, test, definitions, mask, max_per_test)
+    return _clean(records, packages, reading)
 
 
-def _mine_files(jobs: Sequence[tuple[str, str, str]], workers: int) -> Iterator[list[FoundTest]]:
+def _mine_files(jobs: Sequence[tuple[str, str, str]], workers: int) -> Iterator[_MinedFile]:
     if workers < 2 or len(jobs) <= FILES_AT_A_TIME:
         yield from map(_mine_file, jobs)
         return
@@ -177,88 +200,28 @@ def _mine_files(jobs: Sequence[tuple[str, str, str]], workers: int) -> Iterator[
             ) from error
 
 
-def _mine_file(job: tuple[str, str, str]) -> list[FoundTest]:
-    _, root, file = job
+def _mine_file(job: tuple[str, str, str]) -> _MinedFile:
+    language, root, file = job
     text = read_source(Path(root) / file)
     # Parsing is the cost: a file without the word, or with our own mask in it, is not worth it.
     if "assert" not in text or "<extra_id_" in text:
-        return []
-    return [test for test in find_tests(text) if len(test.text) <= LARGEST_TEST]
+        return _MinedFile(not_read=not text and not _is_empty(Path(root) / file))
+    found = _READERS[language](text)
+    tests = tuple(test for test in found.tests if len(test.text) <= LARGEST_TEST)
+    return _MinedFile(tests, broken=found.broken, tests_left_out=found.tests_left_out)
 
 
-def read_source(path: Path) -> str:
-    """A source file's text; empty where it is missing, too large or not UTF-8: rare, not worth a stop."""
+def _is_empty(path: Path) -> bool:
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            return ""
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-class DefinitionIndex:
-    """Where each function name is defined in a package's own sources (tests left out)."""
-
-    def __init__(self, package: PackageFiles) -> None:
-        self._root = package.root
-        self._places: dict[str, list[tuple[str, int]]] = defaultdict(list)
-        for file in package.sources:
-            text = read_source(package.root / file)
-            line = position = 0
-            for match in _DEFINITION.finditer(text):
-                line += text.count("\n", position, match.start(1))
-                position = match.start(1)
-                self._places[match.group(1)].append((file, line))
-
-    def focal_method(self, test_name: str, calls: Iterable[str], test_file: str) -> str:
-        """Source of the method under test: the called function the test is named after, else the last call.
-
-        ``calls`` are names in the order in which the calls run.
-        """
-        called = [name for name in calls if name in self._places and not _NEVER_FOCAL.match(name)]
-        words = f"_{test_name.rsplit('.', 1)[-1].lower()}_"
-        named = [name for name in called if f"_{name.lower().strip('_')}_" in words]
-        candidates = sorted(named, key=len)[-1:] or called[-1:]
-        return self._source(candidates[0], test_file) if candidates else ""
-
-    def _source(self, name: str, test_file: str) -> str:
-        """The definition that stands nearest to the test in the tree."""
-        home = test_file.split("/")
-
-        def nearness(place: tuple[str, int]) -> int:
-            shared = 0
-            for ours, theirs in zip(home, place[0].split("/"), strict=False):
-                if ours != theirs:
-                    break
-                shared += 1
-            return shared
-
-        file, line = max(self._places[name], key=nearness)
-        return _block(self._root / file, line)
-
-
-@lru_cache(maxsize=256)
-def _lines(path: Path) -> tuple[str, ...]:
-    # Not splitlines(): it also splits at form feeds, which are no line ends to Python or to the index.
-    return tuple(f"{line}\n" for line in read_source(path).split("\n"))
-
-
-@lru_cache(maxsize=65536)
-def _block(path: Path, line: int) -> str:
-    """The function that starts on a line, dedented, its formatting kept."""
-    lines = list(_lines(path)[line : line + 400])
-    indent = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
-    try:
-        block = inspect.getblock(lines)
-    except (tokenize.TokenError, SyntaxError):
-        return ""
-    return "".join(text.removeprefix(indent) for text in block).rstrip()
+        return path.stat().st_size == 0
+    except OSError:
+        return False
 
 
 def _records_of_test(
-    project: str, file: str, test: FoundTest, definitions: DefinitionIndex, mask: str, max_per_test: int
+    package: PackageFiles, file: str, test: FoundTest, definitions: Definitions, mask: str, max_per_test: int
 ) -> list[Record]:
-    identity = f"{project}/{file}::{test.qualified_name}"
+    identity = f"{package.name}/{file}::{test.qualified_name}"
     lines = [assertion.line for assertion in test.assertions]
     usable = [index for index, line in enumerate(lines) if line and len(line) <= LONGEST_ASSERTION]
     if mask == "all":
@@ -270,10 +233,10 @@ def _records_of_test(
     return [
         Record(
             id=identity if mask == "all" else f"{identity}@{group[0]}",
-            language="python",
-            project=project,
+            language=package.language,
+            project=package.name,
             path=file,
-            focal_method=definitions.focal_method(test.qualified_name, _visible_calls(test, group), file),
+            focal_method=definitions.focal_method(test.qualified_name, test.calls_before(group), file),
             test_method_masked=test.masked(group, MASK),
             assertions=tuple(line for index in group if (line := lines[index])),
         )
@@ -281,19 +244,7 @@ def _records_of_test(
     ]
 
 
-def _visible_calls(test: FoundTest, hidden: Sequence[int]) -> list[str]:
-    """Names of the calls before the last hidden assertion that stay in the text.
-
-    Hidden ones must not choose the focal method, or the input would tell about the target.
-    """
-    spans = [(test.assertions[index].start, test.assertions[index].end) for index in hidden]
-    last_start = spans[-1][0]
-    return [
-        name for end, name in test.calls if end <= last_start and not any(start < end <= stop for start, stop in spans)
-    ]
-
-
-def _clean(records: list[Record], packages: Sequence[PackageFiles]) -> MinedCorpus:
+def _clean(records: list[Record], packages: Sequence[PackageFiles], reading: dict[str, int]) -> MinedCorpus:
     """Drops repeated examples and near-duplicates across splits; one id, one record."""
     unique: dict[str, Record] = {}
     ids: dict[str, int] = defaultdict(int)
@@ -311,7 +262,7 @@ def _clean(records: list[Record], packages: Sequence[PackageFiles]) -> MinedCorp
         "near_duplicates_across_splits": near,
         "with_focal_method": sum(bool(r.focal_method) for part in splits.values() for r in part),
     }
-    return MinedCorpus(splits, counts, {p.name: p.version for p in packages})
+    return MinedCorpus(splits, counts, {p.name: p.version for p in packages}, reading)
 
 
 def corpus_key(packages: Sequence[PackageFiles], mask: str, max_per_test: int) -> str:

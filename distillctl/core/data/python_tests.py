@@ -6,8 +6,9 @@ import ast
 import io
 import tokenize
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+
+from distillctl.core.data.found_tests import Assertion, Call, FileTests, FoundTest, dedent, with_line_feeds
 
 TestFunction = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -22,51 +23,15 @@ _LAYOUT = {
 _CLOSING = (")", "]", "}")
 
 
-@dataclass(frozen=True, slots=True)
-class Assertion:
-    """One assertion statement: where it stands in its test's text (UTF-8 bytes), and as one logical line.
-
-    ``line`` is None where that cannot be (a multi-line string inside): such an assertion stays visible.
-    """
-
-    start: int
-    end: int
-    line: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class FoundTest:
-    """A test function as written, dedented, with its assertions in order of appearance.
-
-    Dedenting shifts the text of a multi-line string along, as an editor shows it; lines that do not start
-    with the function's indent stay as they are.
-    """
-
-    qualified_name: str
-    text: str
-    assertions: tuple[Assertion, ...]
-    # (byte offset of its end, name) of each call, by where calls end: about the order in which they run.
-    calls: tuple[tuple[int, str], ...]
-
-    def masked(self, chosen: Sequence[int], mask: str) -> str:
-        """The test with the chosen assertions replaced, the i-th of them by ``mask.format(i)``."""
-        raw, parts, position = self.text.encode("utf-8"), [], 0
-        for number, index in enumerate(chosen):
-            assertion = self.assertions[index]
-            parts += [raw[position : assertion.start], mask.format(number).encode()]
-            position = assertion.end
-        return b"".join([*parts, raw[position:]]).decode("utf-8")
-
-
-def find_tests(source: str) -> list[FoundTest]:
+def read_tests(source: str) -> FileTests:
     """``test*`` functions and methods with an assertion to mask; none where the file does not parse."""
-    source = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")  # as the parser counts lines
+    source = with_line_feeds(source)
     tree = _parse(source)
     if tree is None:
-        return []
+        return FileTests(broken=True)
     lines = source.encode("utf-8").split(b"\n")
     found = (_read_test(name, node, lines) for name, node in _test_functions(tree, ""))
-    return [test for test in found if any(assertion.line for assertion in test.assertions)]
+    return FileTests(tuple(test for test in found if any(assertion.line for assertion in test.assertions)))
 
 
 def _parse(code: str) -> ast.Module | None:
@@ -91,7 +56,7 @@ def _read_test(name: str, node: TestFunction, lines: list[bytes]) -> FoundTest:
     while node.decorator_list and not lines[first - 1].lstrip().startswith(b"@"):
         first -= 1  # `@(` on a line of its own: the decorator's expression starts below
     indent = lines[first - 1][: len(lines[first - 1]) - len(lines[first - 1].lstrip())]
-    text, starts = _dedent(lines[first - 1 : node.end_lineno], indent)
+    text, starts = dedent(lines[first - 1 : node.end_lineno], indent)
 
     def span(part: ast.stmt | ast.expr) -> tuple[int, int]:
         start, start_removed = starts[part.lineno - first]
@@ -101,23 +66,12 @@ def _read_test(name: str, node: TestFunction, lines: list[bytes]) -> FoundTest:
     assertions, calls = [], []
     for part in ast.walk(node):
         if isinstance(part, ast.Call) and (callee := last_name(part.func)):
-            calls.append((span(part)[1], callee))
+            calls.append(Call(span(part)[1], callee))
         elif isinstance(part, ast.stmt) and _is_assertion(part):
             start, end = span(part)
             assertions.append(Assertion(start, end, one_line(text[start:end].decode("utf-8"))))
     assertions.sort(key=lambda assertion: assertion.start)
-    return FoundTest(name, text.decode("utf-8"), tuple(assertions), tuple(sorted(calls)))
-
-
-def _dedent(lines: list[bytes], indent: bytes) -> tuple[bytes, list[tuple[int, int]]]:
-    """Joined lines without the common indent, and per line (its byte offset, bytes removed)."""
-    kept, starts, position = [], [], 0
-    for line in lines:
-        removed = len(indent) if line.startswith(indent) else 0
-        kept.append(line[removed:])
-        starts.append((position, removed))
-        position += len(kept[-1]) + 1
-    return b"\n".join(kept), starts
+    return FoundTest(name, text.decode("utf-8"), tuple(assertions), tuple(sorted(calls)), first, indent)
 
 
 def _is_assertion(node: ast.AST) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -155,11 +155,12 @@ def logical_lines(text: str, language: str) -> list[str]:
     pieces = [piece.strip() for piece in [*pieces, text[start:]]]
     if language == "python":
         return [one_line(piece) or piece for piece in pieces]
-    return [_join_java(piece) for piece in pieces]
+    return [join_java(piece) for piece in pieces]
 
 
-def _join_java(statement: str) -> str:
-    if "\n" not in statement or '"""' in statement:  # a text block needs its line breaks
+def join_java(statement: str) -> str:
+    """A Java statement on one line, comments dropped; as it is where a text block needs its line breaks."""
+    if "\n" not in statement or '"""' in statement:
         return statement
     joined = ""
     for line in _PARTS["java"].sub(lambda part: "" if part["comment"] else part[0], statement).split("\n"):
@@ -183,16 +184,21 @@ class LoadedFile:
     notes: tuple[str, ...]
 
 
-def read_jsonl(path: Path) -> LoadedFile:
-    """Reads a JSONL file of records. Errors name file and line; a header line is skipped with a note."""
+def read_jsonl(
+    path: Path, complete: Callable[[Mapping[str, Any], int], Mapping[str, Any]] = lambda row, number: row
+) -> LoadedFile:
+    """Reads a JSONL file of records. Errors name file and line; a header line is skipped with a note.
+
+    ``complete`` sees each object but the header, and its line number, and may add to it what a record needs.
+    """
     records: list[Record] = []
     notes: list[str] = []
     line_of: dict[str, int] = {}
-    for number, row in _json_lines(path):
+    for number, row in json_lines(path):
         if not records and not notes and is_header(row):
             notes.append(f"{path}:{number}: header line skipped")
             continue
-        record = parse_record(row, f"{path}:{number}")
+        record = parse_record(complete(row, number), f"{path}:{number}")
         first = line_of.setdefault(record.id, number)
         if first != number:
             raise DataError(
@@ -204,7 +210,8 @@ def read_jsonl(path: Path) -> LoadedFile:
     return LoadedFile(tuple(records), tuple(notes))
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line number, object) of each line that is not empty. Errors name file and line."""
     # Lines are cut as bytes: text lines also end at characters that JSON allows raw inside a string (U+2028).
     try:
         with path.open("rb") as file:

@@ -29,19 +29,21 @@ class _StraightThroughEmbedding(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         logits, table = ctx.saved_tensors
         q = torch.softmax(logits, dim=-1)
-        at_q = grad_output.to(q.dtype) @ table.to(q.dtype).T
-        return q * (at_q - (q * at_q).sum(dim=-1, keepdim=True)), None
+        gradient = grad_output.to(q.dtype) @ table.to(q.dtype).T
+        # In place, and the mean as a product of matrices: of [B,T,V] there are two tensors here and not five.
+        mean = (q.unsqueeze(-2) @ gradient.unsqueeze(-1)).squeeze(-1)
+        return gradient.sub_(mean).mul_(q), None
 
 
 def straight_through_embedding(logits: Tensor, table: Tensor) -> Tensor:
     """``table[argmax logits]`` whose gradient at the logits is that of ``softmax(logits) @ table``.
 
     Args:
-        logits: [B,T,V] float.
+        logits: [...,V] float.
         table: [V,D]; gets no gradient.
 
     Returns:
-        [B,T,D] in the logits' dtype.
+        [...,D] in the logits' dtype.
     """
     result: Tensor = _StraightThroughEmbedding.apply(logits, table.detach())
     return result
@@ -115,12 +117,15 @@ class FrozenEncoder(nn.Module):
         mask = labels >= 0
         return self.states_from_embeddings(self.table[torch.where(mask, labels, 0)], mask)
 
-    def predicted_states(self, logits: Tensor, mask: Tensor, soft: bool = False) -> Tensor:
+    def predicted_states(
+        self, logits: Tensor, mask: Tensor, soft: bool = False, places: Tensor | None = None
+    ) -> Tensor:
         """States of the predicted tokens, differentiable at the logits.
 
         Args:
-            logits: [B,T,V] float, V the table's length.
+            logits: [B,T,V] float, V the table's length; or, with ``places``, [R,V] of the valid positions alone.
             mask: [B,T] bool, True at valid positions.
+            places: [R] int64, where the valid positions are in the flattened [B,T].
             soft: read ``softmax(logits) @ table`` instead of the straight-through ``table[argmax]``:
                 differentiable in the usual sense, which straight-through is not by construction. For gradient
                 checks.
@@ -140,6 +145,9 @@ class FrozenEncoder(nn.Module):
             embeddings = torch.softmax(logits, dim=-1) @ self.table.to(logits.dtype)
         else:
             embeddings = straight_through_embedding(logits, self.table)
+        if places is not None:
+            blank = embeddings.new_zeros(mask.numel(), self.width)
+            embeddings = blank.index_copy(0, places, embeddings).unflatten(0, mask.shape)
         return self.states_from_embeddings(embeddings, mask)
 
 

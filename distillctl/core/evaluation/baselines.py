@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from distillctl.core.data.java_parser import java_parser
 from distillctl.core.data.python_tests import one_line
 from distillctl.core.errors import DataError
 from distillctl.core.evaluation.lines import OTHER, assertion_kind, call_names, normalise_whitespace
-from distillctl.core.evaluation.syntax import java_parser
 
 if TYPE_CHECKING:
     from tree_sitter import Node

@@ -161,7 +161,8 @@ def _json(value: object, indent: int | None = None) -> str:
 
 def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
+    temporary.unlink(missing_ok=True)  # what a kill left; a link there is not followed
+    with temporary.open("xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -9,17 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from distillctl.core.errors import DataError, RunError
-
-try:
-    import fcntl
-except ImportError:  # not on this system
-    fcntl = None  # type: ignore[assignment]
+from distillctl.core.store.lock import hold_alone
 
 
 def input_key(input_ids: Sequence[int]) -> str:
@@ -33,19 +28,13 @@ def store_name(weights: str, tokenizer: str, decoding: Mapping[str, Any]) -> str
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-@contextmanager
-def _alone_with(file: IO[bytes]) -> Iterator[None]:
-    """No other process reads or writes the file meanwhile: what looks like half a line may be one being written.
-
-    Where the system has no such lock (Windows), one process at a time should use a store.
-    """
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, gives it back
-    yield
+def _check(key: str, text: str) -> str:
+    """Hash (hex, 32 bits) of a line: a flipped bit in a text would be another prediction."""
+    return hashlib.sha256(json.dumps([key, text]).encode()).hexdigest()[:8]
 
 
 class PredictionStore:
-    """Predictions by input key, kept in a JSONL file that only grows: ``{"input": key, "prediction": text}``.
+    """Predictions by input key, kept in a JSONL file that only grows: ``{"input": key, "prediction": text, "check"}``.
 
     A last line that a kill cut short is dropped. Raises DataError (``file:line``) for any other damage, RunError where
     the file cannot be read or written.
@@ -70,10 +59,14 @@ class PredictionStore:
 
     def add(self, predictions: Mapping[str, str]) -> None:
         """Stores predictions; they are on disk when this returns."""
-        lines = "".join(json.dumps({"input": k, "prediction": t}) + "\n" for k, t in predictions.items())
+        lines = "".join(
+            json.dumps({"input": key, "prediction": text, "check": _check(key, text)}) + "\n"
+            for key, text in predictions.items()
+        )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file, _alone_with(file):
+            with self._open(os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab") as file:
+                hold_alone(file)
                 file.write(lines.encode("ascii"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -81,13 +74,18 @@ class PredictionStore:
             raise RunError(f"{self.path}: predictions cannot be stored: {error.strerror}. Free some space") from error
         self._texts |= predictions
 
+    def _open(self, flags: int, mode: str) -> IO[bytes]:
+        """The file, open; OSError for a link, which may lead out of the run directory."""
+        return os.fdopen(os.open(self.path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666), mode)
+
     def _read(self) -> dict[str, str]:
         try:
-            with self.path.open("rb") as file, _alone_with(file):
+            with self._open(os.O_RDWR, "r+b") as file:
+                hold_alone(file)  # else what looks like half a line may be one being written
                 content = file.read()
                 *lines, cut = content.split(b"\n")
                 if cut:  # half a line is taken away, or the next one would be appended to it
-                    os.truncate(self.path, len(content) - len(cut))
+                    file.truncate(len(content) - len(cut))
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -101,6 +99,8 @@ class PredictionStore:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(self._damage(number)) from error
         if not (isinstance(key, str) and isinstance(text, str)):
+            raise DataError(self._damage(number))
+        if row.get("check", _check(key, text)) != _check(key, text):  # files of before had none
             raise DataError(self._damage(number))
         return key, text
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from distillctl.core.data.java_parser import COMMENTS, java_parser
 from distillctl.core.errors import DataError
 from distillctl.core.evaluation.lines import parse_python_line, split_lines
 
 if TYPE_CHECKING:
-    from tree_sitter import Node, Parser
+    from tree_sitter import Node
 
 _JAVA_BEFORE = b"class Wrapper { void wrapper() {\n"
 _JAVA_AFTER = b"\n} }"  # on a line of its own: a closing line comment must not swallow it
-_JAVA_COMMENTS = {"line_comment", "block_comment"}
 # The grammar lets any expression and any declaration stand as a statement; the language does not (JLS 14.8).
 _JAVA_EXPRESSION_STATEMENTS = {
     "assignment_expression",
@@ -41,15 +40,6 @@ def valid_syntax(text: str, language: str) -> bool:
     raise DataError(f"language should be python or java. Found {language!r}")
 
 
-@lru_cache(maxsize=1)
-def java_parser() -> Parser:
-    """The tree-sitter parser for Java, made at the first use: Python corpora never load it."""
-    import tree_sitter
-    import tree_sitter_java
-
-    return tree_sitter.Parser(tree_sitter.Language(tree_sitter_java.language()))
-
-
 def _valid_java(text: str) -> bool:
     try:
         source = _JAVA_BEFORE + text.encode("utf-8") + _JAVA_AFTER
@@ -67,17 +57,17 @@ def _valid_java(text: str) -> bool:
     # The method's braces must be ours, or the text closed the method and opened something else.
     if block.start_byte != len(_JAVA_BEFORE) - 2 or block.end_byte != len(source) - 2:
         return False
-    statements = [child for child in block.named_children if child.type not in _JAVA_COMMENTS]
+    statements = [child for child in block.named_children if child.type not in COMMENTS]
     return bool(statements) and all(map(_is_java_statement, statements))
 
 
 def _only_child(node: Node, kind: str) -> Node | None:
-    children = [child for child in node.named_children if child.type not in _JAVA_COMMENTS]
+    children = [child for child in node.named_children if child.type not in COMMENTS]
     return children[0] if len(children) == 1 and children[0].type == kind else None
 
 
 def _is_java_statement(node: Node) -> bool:
     if node.type == "expression_statement":
-        inner = [child for child in node.named_children if child.type not in _JAVA_COMMENTS]
+        inner = [child for child in node.named_children if child.type not in COMMENTS]
         return len(inner) == 1 and inner[0].type in _JAVA_EXPRESSION_STATEMENTS
     return node.type not in _JAVA_NOT_IN_METHODS

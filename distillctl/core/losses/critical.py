@@ -8,7 +8,11 @@ that a label sequence spells, so that a name which the tokenizer splits is found
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -52,53 +56,82 @@ CRITICAL_WORDS: dict[str, tuple[str, ...]] = {
         *("True", "False", "None"),
     ),
     "java": (
-        # JUnit 4 and 5, TestNG
+        # JUnit, TestNG, Hamcrest's, AssertJ's and Truth's beginnings, and a project's own assertion methods
+        *("assert", "assert*", "fail"),
+        # AssertJ and Truth: what is claimed
+        *("isEqualTo", "isNotEqualTo", "isSameAs", "isNotSameAs", "isSameInstanceAs", "isNotSameInstanceAs"),
         *(
-            "assert",
-            "assertTrue",
-            "assertFalse",
-            "assertEquals",
-            "assertNotEquals",
-            "assertNull",
-            "assertNotNull",
+            "isNull",
+            "isNotNull",
+            "isTrue",
+            "isFalse",
+            "isEmpty",
+            "isNotEmpty",
+            "isNullOrEmpty",
+            "isBlank",
+            "isNotBlank",
         ),
-        *("assertSame", "assertNotSame", "assertArrayEquals", "assertIterableEquals", "assertLinesMatch"),
-        *("assertThrows", "assertThrowsExactly", "assertDoesNotThrow", "assertInstanceOf", "assertTimeout"),
-        *("assertTimeoutPreemptively", "assertAll", "fail"),
-        # AssertJ and Truth
+        *("isPresent", "isNotPresent", "isAbsent", "isInstanceOf", "isNotInstanceOf", "isExactlyInstanceOf"),
+        *("isGreaterThan", "isGreaterThanOrEqualTo", "isLessThan", "isLessThanOrEqualTo", "isAtLeast", "isAtMost"),
+        *("isBetween", "isCloseTo", "isWithin", "isNotWithin", "isZero", "isNotZero", "isPositive", "isNegative"),
         *(
-            "assertThat",
-            "assertThatThrownBy",
-            "assertThatCode",
-            "assertThatExceptionOfType",
-            "assertWithMessage",
+            "isIn",
+            "isNotIn",
+            "isAnyOf",
+            "isNoneOf",
+            "isSubsetOf",
+            "isInOrder",
+            "isInStrictOrder",
+            "isSorted",
+            "inOrder",
         ),
-        *("isEqualTo", "isNotEqualTo", "isSameAs", "isNotSameAs", "isSameInstanceAs", "isNull", "isNotNull"),
-        *("isTrue", "isFalse", "isEmpty", "isNotEmpty", "isPresent", "isNotPresent", "isInstanceOf"),
         *(
-            "isGreaterThan",
-            "isGreaterThanOrEqualTo",
-            "isLessThan",
-            "isLessThanOrEqualTo",
-            "isAtLeast",
-            "isAtMost",
+            "hasSize",
+            "hasSizeGreaterThan",
+            "hasSameSizeAs",
+            "hasLength",
+            "hasValue",
+            "hasToString",
+            "hasSameElementsAs",
         ),
-        *("hasSize", "hasMessage", "hasMessageContaining", "contains", "containsExactly", "containsOnly"),
-        *("containsKey", "containsEntry", "containsExactlyInAnyOrder", "containsExactlyElementsIn"),
-        *("doesNotContain", "startsWith", "endsWith", "isIn", "isNotIn"),
-        # Hamcrest
+        *("hasMessage", "hasMessageContaining", "hasMessageThat", "hasCauseThat", "hasCauseInstanceOf", "hasNoCause"),
+        *("contains", "containsExactly", "containsExactlyInAnyOrder", "containsExactlyElementsIn", "containsOnly"),
+        *(
+            "containsExactlyEntriesIn",
+            "containsAtLeast",
+            "containsAtLeastElementsIn",
+            "containsAnyOf",
+            "containsNoneOf",
+        ),
+        *("containsKey", "containsEntry", "containsValue", "containsSequence", "containsMatch", "doesNotContain"),
+        *("doesNotContainKey", "doesNotExist", "doesNotThrow", "startsWith", "endsWith", "matches", "doesNotMatch"),
+        *("allMatch", "anyMatch", "noneMatch", "allSatisfy", "anySatisfy", "satisfies"),
+        # Hamcrest: matchers
         *(
             "is",
+            "isA",
             "not",
             "equalTo",
             "nullValue",
             "notNullValue",
             "sameInstance",
+            "theInstance",
             "instanceOf",
-            "hasItem",
-            "hasItems",
+            "any",
         ),
-        *("hasKey", "hasEntry", "containsString", "closeTo", "greaterThan", "lessThan", "anyOf", "allOf"),
+        *("hasItem", "hasItems", "hasKey", "hasEntry", "hasProperty", "everyItem", "empty", "emptyString"),
+        *(
+            "emptyIterable",
+            "containsInAnyOrder",
+            "arrayContaining",
+            "arrayWithSize",
+            "containsString",
+            "equalToIgnoringCase",
+        ),
+        *("closeTo", "greaterThan", "greaterThanOrEqualTo", "lessThan", "lessThanOrEqualTo", "anyOf", "allOf"),
+        *("either", "both"),
+        # What compares where other languages have operators
+        *("equals", "equalsIgnoreCase", "compareTo"),
         *("==", "!=", "<", "<=", ">", ">=", "instanceof"),
         *("true", "false", "null"),
     ),
@@ -106,6 +139,51 @@ CRITICAL_WORDS: dict[str, tuple[str, ...]] = {
 
 _OPERATOR_CHARACTERS = "<>=!"
 _STRING = r"""(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')"""
+
+
+@dataclass(frozen=True)
+class WordTokens:
+    """How often a critical word stands in the targets, and the ids of all tokens that it lay in."""
+
+    times: int
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CriticalCoverage:
+    """What critical words became under a tokenizer, in the targets of a run.
+
+    Attributes:
+        target_tokens: all of the targets.
+        critical_tokens: of them, those that are weighted.
+        words: by word as it stands there, the commonest first.
+    """
+
+    target_tokens: int
+    critical_tokens: int
+    words: dict[str, WordTokens]
+
+    @property
+    def share(self) -> float:
+        """Share of target tokens that are critical, 0 to 1."""
+        return self.critical_tokens / max(1, self.target_tokens)
+
+    def __str__(self) -> str:
+        ids = {token for word in self.words.values() for token in word.ids}
+        return f"{self.share:.1%} of target tokens ({len(self.words):,} words, {len(ids):,} token ids)"
+
+    def to_dict(self, most: int = 100) -> dict[str, Any]:
+        """For run.json, with the ``most`` commonest words."""
+        return {
+            "share_of_target_tokens": self.share,
+            "target_tokens": self.target_tokens,
+            "critical_tokens": self.critical_tokens,
+            "different_words": len(self.words),
+            "words": {
+                word: {"times": found.times, "token_ids": list(found.ids)}
+                for word, found in list(self.words.items())[:most]
+            },
+        }
 
 
 class CriticalTokens:
@@ -163,19 +241,37 @@ class CriticalTokens:
         weight = 1 + (target - 1) * progress_in_first_epoch
         return 1 + (weight - 1) * self.mask(labels).float()
 
+    def coverage(self, rows: Iterable[Sequence[int]]) -> CriticalCoverage:
+        """What the words became in the targets of a run: label sequences without padding."""
+        times: Counter[str] = Counter()
+        ids: dict[str, set[int]] = defaultdict(set)
+        target = critical = 0
+        for row in rows:
+            covered: set[int] = set()
+            for word, places in self._found(list(row)):
+                times[word] += 1
+                ids[word] |= {row[place] for place in places}
+                covered.update(places)
+            target += len(row)
+            critical += len(covered)
+        words = {word: WordTokens(count, tuple(sorted(ids[word]))) for word, count in times.most_common()}
+        return CriticalCoverage(target, critical, words)
+
     def _mask_row(self, ids: list[int]) -> list[bool]:
-        texts = [" " if i == IGNORE_INDEX else self._text(i) for i in ids]
-        text = "".join(texts)
-        covered = bytearray(len(text))
-        for match in self._pattern.finditer(text):
-            if match.lastgroup == "word":
-                covered[match.start() : match.end()] = b"\1" * (match.end() - match.start())
-        row: list[bool] = []
-        start = 0
-        for piece in texts:
-            row.append(any(covered[start : start + len(piece)]))
-            start += len(piece)
+        row = [False] * len(ids)
+        for _, places in self._found(ids):
+            for place in places:
+                row[place] = True
         return row
+
+    def _found(self, ids: list[int]) -> Iterator[tuple[str, list[int]]]:
+        """Each critical word in the text that the ids spell, and the places of the tokens that it lies in."""
+        texts = [" " if i == IGNORE_INDEX else self._text(i) for i in ids]
+        starts = [0, *accumulate(map(len, texts))]
+        for match in self._pattern.finditer("".join(texts)):
+            if match.lastgroup == "word":
+                first, last = bisect_right(starts, match.start()) - 1, bisect_left(starts, match.end())
+                yield match[0], [place for place in range(first, last) if texts[place]]
 
     def _text(self, token_id: int) -> str:
         """What one token adds to the text, with its leading space; a special token separates words."""

@@ -16,13 +16,13 @@ def focal_per_token(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: 
     r"""``-alpha * (1 - q_y)^gamma * log q_y`` with q = softmax(logits), in nats, 0 at padding (eq. 5).
 
     Args:
-        logits: [B,T,V] float.
-        labels: [B,T] int64 gold ids y, -100 at padding.
+        logits: [...,V] float.
+        labels: [...] int64 gold ids y, -100 at padding.
         alpha: overall factor of the term (the paper's class weight, here one for all classes).
         gamma: focusing exponent; 0 gives alpha times cross-entropy.
 
     Returns:
-        [B,T] losses. gamma = 2, q_y = 0.5, alpha = 0.25: 0.25 * 0.25 * ln 2 = 0.0433.
+        [...] losses. gamma = 2, q_y = 0.5, alpha = 0.25: 0.25 * 0.25 * ln 2 = 0.0433.
     """
     valid = labels != IGNORE_INDEX
     gold = torch.where(valid, labels, 0).unsqueeze(-1)
@@ -59,7 +59,24 @@ class FocalTerm:
         return valid_tokens(batch)
 
     def __call__(self, outputs: StudentOutputs, batch: LossBatch) -> TermSum:
-        losses = focal_per_token(outputs.logits, batch.labels, self.alpha, self.gamma)
+        losses = focal_per_token(*_gold_among_atoms(outputs, batch), self.alpha, self.gamma)
         if batch.token_weights is not None:
-            losses = losses * batch.token_weights
+            losses = losses * batch.places.take(batch.token_weights)
         return TermSum(losses.sum(), self.count(batch))
+
+
+def _gold_among_atoms(outputs: StudentOutputs, batch: LossBatch) -> tuple[Tensor, Tensor]:
+    """(log-probabilities of atoms [R,K], where the gold id is among them [R]).
+
+    The gold id and all others; or jsd's atoms, whose dense pass then is this one too, where jsd looks at the same
+    distribution: at temperature 1 and over the whole vocabulary.
+    """
+    top = batch.top_rows
+    if top is None or top.temperature != 1 or top.width != outputs.width:
+        ids = batch.gold.unsqueeze(-1)
+        return outputs.log_atoms(batch, ids, 1.0, outputs.width), torch.zeros_like(batch.gold)
+    found = top.ids == batch.gold.unsqueeze(-1)
+    atoms = outputs.log_atoms(batch, top.ids, 1.0, outputs.width)
+    # A cache keeps every gold id. Should one be missing, NaN stops the run, and asks the device nothing.
+    atoms = torch.where(found.any(dim=-1, keepdim=True), atoms, torch.nan)
+    return atoms, found.int().argmax(dim=-1)

@@ -6,6 +6,7 @@ atoms, and all others together are one more.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distillctl.core.errors import DataError, UsageError
+from distillctl.core.losses.fused import log_atoms, row_blocks
 from distillctl.core.losses.term import (
     Group,
     LossBatch,
@@ -24,22 +26,25 @@ from distillctl.core.losses.term import (
 )
 
 
-class _DenseJsd(torch.autograd.Function):
-    """Value and gradient in one pass, keeping one dense tensor (plain autograd keeps about six)."""
+class _Jsd(torch.autograd.Function):
+    """Value and gradient in one pass over blocks of rows, keeping one dense tensor (plain autograd keeps about six)."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-        q = torch.softmax(logits / temperature, dim=-1)
-        p = torch.softmax(teacher_logits / temperature, dim=-1)
-        info = torch.finfo(q.dtype)
-        # ln(p/m) = log1p(r) and ln(q/m) = log1p(-r), r = (p - q) / (p + q): precise where p is close to q,
-        # where logarithms of m are not. The clamps only meet atoms whose p or q is below rounding of the
-        # other.
-        ratio = (p - q).div_((p + q).clamp_(min=info.tiny)).clamp_(min=-1 + info.eps, max=1 - info.eps)
-        student_part = q * torch.log1p(-ratio)
-        divergence = 0.5 * (p.mul_(ratio.log1p_()) + student_part).sum(dim=-1)
-        a = student_part.mul_(0.5)
-        ctx.save_for_backward((a - q * a.sum(dim=-1, keepdim=True)).mul_(temperature))
+    def forward(ctx: Any, logits: Tensor, teacher: Callable[[slice], Tensor], temperature: float) -> Tensor:
+        """[N,V] logits and the teacher's probabilities of a block of rows, which are overwritten."""
+        info = torch.finfo(logits.dtype)
+        divergence, gradient = logits.new_empty(len(logits)), torch.empty_like(logits)
+        for rows in row_blocks(logits):
+            q, p = torch.softmax(logits[rows] / temperature, dim=-1), teacher(rows)
+            # ln(p/m) = log1p(r) and ln(q/m) = log1p(-r), r = (p - q) / (p + q): precise where p is close to q,
+            # where logarithms of m are not. The clamps only meet atoms whose p or q is below rounding of the
+            # other.
+            ratio = (p - q).div_((p + q).clamp_(min=info.tiny)).clamp_(min=-1 + info.eps, max=1 - info.eps)
+            student_part = q * torch.log1p(-ratio)
+            divergence[rows] = 0.5 * (p.mul_(ratio.log1p_()) + student_part).sum(dim=-1)
+            a = student_part.mul_(0.5)
+            torch.sub(a, q.mul_(a.sum(dim=-1, keepdim=True)), out=gradient[rows]).mul_(temperature)
+        ctx.save_for_backward(gradient)
         return divergence * temperature**2
 
     @staticmethod
@@ -47,6 +52,12 @@ class _DenseJsd(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return grad_output.unsqueeze(-1) * gradient, None, None
+
+
+def _divergences(logits: Tensor, teacher: Callable[[slice], Tensor], temperature: float) -> Tensor:
+    """:class:`_Jsd` of [...,V] logits -> [...]; ``teacher`` is asked for rows of them flattened to [N,V]."""
+    result: Tensor = _Jsd.apply(logits.reshape(-1, logits.shape[-1]), teacher, temperature)
+    return result.reshape(logits.shape[:-1])
 
 
 def jsd_per_token(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -57,75 +68,49 @@ def jsd_per_token(logits: Tensor, teacher_logits: Tensor, temperature: float = 1
     Lin 1991, "Divergence Measures Based on the Shannon Entropy", eq. 4.1; tau^2 as in Hinton et al. 2015.
 
     Args:
-        logits: [B,T,V] float.
-        teacher_logits: [B,T,V], any float dtype; -inf is an atom without mass.
+        logits: [...,V] float.
+        teacher_logits: [...,V], any float dtype; -inf is an atom without mass.
         temperature: tau > 0.
 
     Returns:
-        [B,T] in [0, tau^2 ln 2]. P = (1, 0), Q = (0.5, 0.5), tau = 1: 0.2158.
+        [...] in [0, tau^2 ln 2]. P = (1, 0), Q = (0.5, 0.5), tau = 1: 0.2158.
     """
-    teacher = teacher_logits.detach().to(logits.dtype)
-    result: Tensor = _DenseJsd.apply(logits, teacher, temperature)
-    return result
+    teacher = teacher_logits.detach().reshape(-1, teacher_logits.shape[-1])
 
+    def probabilities(rows: slice) -> Tensor:
+        return torch.softmax(teacher[rows].to(logits.dtype) / temperature, dim=-1)
 
-class _TopKJsd(torch.autograd.Function):
-    """Value and gradient in one pass, keeping one dense tensor as :class:`_DenseJsd` does."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, ids: Tensor, p_top: Tensor, p_tail: Tensor, temperature: float) -> Tensor:
-        q = torch.softmax(logits / temperature, dim=-1)
-        q_top = q.gather(-1, ids)
-        # The tail is summed and not taken as 1 - sum(q_top), which is rounding where the student is sure of itself.
-        q_tail = q.scatter_(-1, ids, 0.0).sum(dim=-1)
-        q.scatter_(-1, ids, q_top)
-        top, top_log_share = _atom(p_top, q_top)
-        tail, tail_log_share = _atom(p_tail, q_tail)
-        a = 0.5 * q_top * (top_log_share - tail_log_share.unsqueeze(-1))
-        gradient = q.mul_(-a.sum(dim=-1, keepdim=True)).scatter_add_(-1, ids, a)
-        ctx.save_for_backward(gradient.mul_(temperature))
-        return (top.sum(dim=-1) + tail) * temperature**2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return grad_output.unsqueeze(-1) * gradient, None, None, None, None
-
-
-def _atom(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """(an atom's part ``0.5 p ln(p/m) + 0.5 q ln(q/m)`` of the divergence, ``ln(q/m)``); 0 where p = q = 0.
-
-    Precise where p is close to q, and clamped, as in :class:`_DenseJsd`.
-    """
-    info = torch.finfo(q.dtype)
-    ratio = ((p - q) / (p + q).clamp(min=info.tiny)).clamp(min=-1 + info.eps, max=1 - info.eps)
-    log_share = torch.log1p(-ratio)
-    return 0.5 * (p * torch.log1p(ratio) + q * log_share), log_share
+    return _divergences(logits, probabilities, temperature)
 
 
 def jsd_top_k(logits: Tensor, teacher: TeacherTop) -> Tensor:
     r""":func:`jsd_per_token` over the atoms S, the ids that the teacher's cache keeps, and one tail atom T.
 
-    T has the mass of all other ids. The gradient at the logits is ``tau * (a_i - q_i * sum(a))`` with
-    ``a_i = 0.5 q_i [ln(q_i / m_i) - ln(q_T / m_T)]`` on S and 0 elsewhere. Merging atoms never raises the
-    divergence; :func:`tail_bound` says by how much it may lower it. With k = V nothing is left to the tail, whose
-    parts are then 0: the dense form.
+    T has the mass of all other ids: the dense form over the k + 1 atoms, into which
+    :func:`~distillctl.core.losses.fused.log_atoms` merges the student's logits. The gradient at the logits is
+    ``tau * (a_i - q_i * sum(a))`` with ``a_i = 0.5 q_i [ln(q_i / m_i) - ln(q_T / m_T)]`` on S and 0 elsewhere.
+    Merging atoms never raises the divergence; :func:`tail_bound` says by how much it may lower it. With k = V nothing
+    is left to the tail, whose parts are then 0: the dense form.
 
     Args:
-        logits: [B,T,V] float, V = ``teacher.width``.
-        teacher: the cached distributions, at their own temperature tau.
+        logits: [...,V] float, V = ``teacher.width``.
+        teacher: the cached distributions, [...,k], at their own temperature tau.
 
     Returns:
-        [B,T] in [0, tau^2 ln 2]. P = (0.5, 0.3 + 0.2), Q = (0.2, 0.2 + 0.6), S = {0}, tau = 1: 0.0507.
+        [...] in [0, tau^2 ln 2]. P = (0.5, 0.3 + 0.2), Q = (0.2, 0.2 + 0.6), S = {0}, tau = 1: 0.0507.
     """
-    p_top, p_tail = (p.detach().to(logits.dtype) for p in _probabilities(teacher))
-    result: Tensor = _TopKJsd.apply(logits, teacher.ids, p_top, p_tail, teacher.temperature)
-    return result
+    return _of_atoms(log_atoms(logits, teacher.ids, teacher.temperature), teacher)
+
+
+def _of_atoms(student: Tensor, teacher: TeacherTop) -> Tensor:
+    """:func:`jsd_top_k` of the student's log-probabilities of the atoms, [...,k + 1]."""
+    p_top, p_tail = (p.detach().to(student.dtype) for p in _probabilities(teacher))
+    p = torch.cat([p_top, p_tail.unsqueeze(-1)], dim=-1).reshape(-1, student.shape[-1])
+    return _divergences(student, lambda rows: p[rows].clone(), 1.0) * teacher.temperature**2
 
 
 def _probabilities(teacher: TeacherTop) -> tuple[Tensor, Tensor]:
-    """([B,T,k] of the kept ids, [B,T] of the tail)."""
+    """([...,k] of the kept ids, [...] of the tail)."""
     scaled = teacher.logits / teacher.temperature
     return torch.exp(scaled - teacher.log_sum_exp.unsqueeze(-1)), torch.exp(teacher.tail)
 
@@ -147,7 +132,7 @@ def tail_bound(p_tail: Tensor, q_tail: Tensor, temperature: float) -> Tensor:
 
 
 def teacher_gold_probability(teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """[B,T] the teacher's probability of the gold token at the loss's temperature (of id 0 at padding).
+    """[...] the teacher's probability of the gold token at the loss's temperature (of id 0 at padding).
 
     At the loss's temperature, not at 1, because that is the log-sum-exp a teacher cache stores.
     """
@@ -157,7 +142,7 @@ def teacher_gold_probability(teacher_logits: Tensor, labels: Tensor, temperature
 
 
 def top_gold_probability(teacher: TeacherTop, labels: Tensor) -> Tensor:
-    """[B,T] the same of a cached teacher, which keeps the gold id of every token (something finite at padding)."""
+    """[...] the same of a cached teacher, which keeps the gold id of every token (something finite at padding)."""
     p_top, _ = _probabilities(teacher)
     return (p_top * (teacher.ids == labels.unsqueeze(-1))).sum(dim=-1)
 
@@ -196,30 +181,30 @@ class JsdTerm:
         return valid_tokens(batch)
 
     def __call__(self, outputs: StudentOutputs, batch: LossBatch) -> TermSum:
-        if batch.teacher_top is not None:
-            return self._from_cache(outputs.logits, batch, batch.teacher_top)
-        teacher_logits = require(batch.teacher_logits, "teacher_logits", self.name).detach()
-        student, teacher = self._shared(outputs.logits, teacher_logits)
-        weights = batch.valid.to(student.dtype)
+        if batch.top_rows is not None:
+            return self._from_cache(outputs, batch, batch.top_rows)
+        teacher_rows = require(batch.teacher_rows, "teacher_logits", self.name).detach()
+        student, teacher = self._shared(outputs.rows(batch), teacher_rows)
+        losses = jsd_per_token(student, teacher, self.temperature)
         if self.gating:
-            weights = weights * teacher_gold_probability(teacher, batch.labels, self.temperature)
-        return TermSum((jsd_per_token(student, teacher, self.temperature) * weights).sum(), self.count(batch))
+            losses = losses * teacher_gold_probability(teacher, batch.gold, self.temperature)
+        return TermSum(losses.sum(), self.count(batch))
 
-    def _from_cache(self, logits: Tensor, batch: LossBatch, teacher: TeacherTop) -> TermSum:
+    def _from_cache(self, outputs: StudentOutputs, batch: LossBatch, teacher: TeacherTop) -> TermSum:
         if teacher.temperature != self.temperature:
             raise DataError(
                 f"The teacher cache was made at temperature {teacher.temperature}, objective.jsd.temperature is "
                 f"{self.temperature}: capture it anew."
             )
-        width = logits.shape[-1] if self.shared_vocab is None else self.shared_vocab
+        width = outputs.width if self.shared_vocab is None else self.shared_vocab
         if teacher.width != width:
             raise DataError(
                 f"The teacher cache is of {teacher.width} ids, teacher and student share {width}: capture it anew."
             )
-        weights = batch.valid.to(logits.dtype)
+        losses = _of_atoms(outputs.log_atoms(batch, teacher.ids, teacher.temperature, width), teacher)
         if self.gating:
-            weights = weights * top_gold_probability(teacher, batch.labels)
-        return TermSum((jsd_top_k(logits[..., :width], teacher) * weights).sum(), self.count(batch))
+            losses = losses * top_gold_probability(teacher, batch.gold)
+        return TermSum(losses.sum(), self.count(batch))
 
     def _shared(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         widths = (student.shape[-1], teacher.shape[-1])

@@ -17,6 +17,7 @@ from distillctl.core.losses.balance import BandBalance
 from distillctl.core.losses.schedules import LinearSchedule
 from distillctl.core.losses.step_report import StepReport, check_finite
 from distillctl.core.losses.term import Group, LossBatch, StudentOutputs, Term
+from distillctl.core.phases import OBJECTIVE, UNTIMED, Phases
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -38,7 +39,7 @@ class Objective:
     r"""``total = sum_c scale_c * weight_c(progress) * sum_c / count_c`` and its gradient at the logits.
 
     One optimizer step is ``begin_step``, ``logit_gradient`` per micro-batch (the caller then runs
-    ``logits.backward(gradient)``), ``end_step`` before the optimizer's own step. Ordinary steps take two
+    ``outputs.given.backward(gradient)``), ``end_step`` before the optimizer's own step. Ordinary steps take two
     gradients, primary and auxiliary; ``separate`` steps take each term's alone and measure norms and cosines.
     The gradient handed out is the same in both.
 
@@ -74,6 +75,7 @@ class Objective:
         self.balance = balance
         self._sum_over_ranks = sum_over_ranks
         self._step: _Step | None = None
+        self.phases: Phases = UNTIMED  # is told of each term; a profile of a training listens
         self._check({*(scales or {}), *log_only, *(balance.base if balance is not None else {})})
 
     def _check(self, named: set[str]) -> None:
@@ -111,27 +113,27 @@ class Objective:
         )
 
     def logit_gradient(self, outputs: StudentOutputs, batch: LossBatch) -> Tensor:
-        """One micro-batch's part of the gradient of the step's total at ``outputs.logits``, [B,T,V].
+        """One micro-batch's part of the gradient of the step's total at ``outputs.given``, of its shape.
 
-        Ready for ``outputs.logits.backward(gradient)``. Cut off from the student's graph; never synchronises
+        Ready for ``outputs.given.backward(gradient)``. Cut off from the student's graph; never synchronises
         with the host.
 
         Raises:
             RunError: no step was begun, the logits are half precision, or a term's sum carries no gradient.
         """
         step = self._current()
-        if outputs.logits.dtype in (torch.float16, torch.bfloat16):
-            raise RunError(f"Student logits should be float32: run the LM head in it. Found {outputs.logits.dtype}.")
+        if outputs.given.dtype in (torch.float16, torch.bfloat16):
+            raise RunError(f"Student logits should be float32: run the LM head in it. Found {outputs.given.dtype}.")
         leaf = outputs.with_logits_as_leaf()
         with torch.enable_grad():
             take = self._separate_gradients if step.separate else self._joint_gradients
             groups = take(step, leaf, batch)
         self._log_silent(step, leaf, batch)
-        total = torch.zeros_like(leaf.logits)
         for group, gradient in groups.items():
             _add(step.group_squares, group, _dot(gradient, gradient))
-            total.add_(gradient, alpha=step.clip if group == "auxiliary" else 1.0)
-        return total
+        primary = groups["primary"].contiguous() if "primary" in groups else torch.zeros_like(leaf.given)
+        # Into the primary gradient, which nobody needs any more, and not into one more dense tensor.
+        return primary.add_(groups["auxiliary"], alpha=step.clip) if "auxiliary" in groups else primary
 
     def _joint_gradients(self, step: _Step, leaf: StudentOutputs, batch: LossBatch) -> dict[str, Tensor]:
         """One gradient per group: no more encoder passes than the sum of all terms would cost."""
@@ -165,9 +167,10 @@ class Objective:
         """Of the terms' weighted sum at the leaf. ``keep`` where a later one may share the encoder pass."""
         value = torch.stack([self._weighted(step, term, leaf, batch) for term in terms]).sum()
         if not value.requires_grad:
-            return torch.zeros_like(leaf.logits)
-        (gradient,) = torch.autograd.grad(value, leaf.logits, retain_graph=keep, allow_unused=True)
-        return torch.zeros_like(leaf.logits) if gradient is None else gradient
+            return torch.zeros_like(leaf.given)
+        with self.phases.phase(OBJECTIVE):  # each term's own part of it is told from inside, by _weighted
+            (gradient,) = torch.autograd.grad(value, leaf.given, retain_graph=keep, allow_unused=True)
+        return torch.zeros_like(leaf.given) if gradient is None else gradient
 
     def _log_silent(self, step: _Step, leaf: StudentOutputs, batch: LossBatch) -> None:
         """Loss of the terms whose gradient nobody takes; last, to reuse the states made with gradient."""
@@ -175,10 +178,14 @@ class Objective:
             for term in self.terms:
                 taken = self._factor(step, term.name) > 0 if step.separate else self._trains(step, term.name)
                 if not taken:
-                    _add(step.sums, term.name, term(leaf, batch).sum)
+                    with self.phases.phase(term.name):
+                        value = term(leaf, batch).sum
+                    _add(step.sums, term.name, value)
 
     def _weighted(self, step: _Step, term: Term, leaf: StudentOutputs, batch: LossBatch) -> Tensor:
-        value = term(leaf, batch).sum
+        with self.phases.phase(term.name):
+            value = term(leaf, batch).sum
+        self.phases.backward_of(term.name, value)
         if not value.requires_grad and term.name not in self.log_only:
             raise RunError(
                 f"Loss term '{term.name}' sends no gradient to the student (its sum is a constant): compute "

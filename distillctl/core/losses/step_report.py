@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from distillctl.core.errors import RunError
+from distillctl.core.errors import NotFiniteError
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class StepReport:
 
 
 def check_finite(report: StepReport) -> None:
-    """Raise a RunError that names the first term whose loss or gradient is NaN or infinite."""
+    """Raise a NotFiniteError that names the first term whose loss or gradient is NaN or infinite."""
     for name, loss in report.losses.items():
         if not math.isfinite(loss):
-            raise RunError(
+            raise NotFiniteError(
                 f"Loss term '{name}' is {loss}: lower the learning rate or look at the batch; nothing was updated."
             )
     norms = {
@@ -53,4 +53,6 @@ def check_finite(report: StepReport) -> None:
     }
     for owner, norm in norms.items():
         if not math.isfinite(norm):
-            raise RunError(f"The logit gradient of {owner} is {norm}: lower the learning rate; nothing was updated.")
+            raise NotFiniteError(
+                f"The logit gradient of {owner} is {norm}: lower the learning rate; nothing was updated."
+            )

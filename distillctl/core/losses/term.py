@@ -1,26 +1,28 @@
 """What a loss term sees and what it returns.
 
-Shape legend, used in every name and docstring here: B examples of a micro-batch, T target positions, V
-vocabulary, D encoder width, N examples of the whole optimizer step (all micro-batches, all ranks).
+Shape legend, used in every name and docstring here: B examples of a micro-batch, T target positions, R target tokens
+of a micro-batch (its positions without padding, in order), V vocabulary, D encoder width, N examples of the whole
+optimizer step (all micro-batches, all ranks).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from distillctl.core.errors import RunError
+from distillctl.core.losses.fused import log_atoms
 
 IGNORE_INDEX = -100
 
 Group = Literal["primary", "auxiliary"]
 EncodeLogits = Callable[[Tensor, Tensor], Tensor]
-"""(logits [B,T,V], mask [B,T] bool) -> the frozen encoder's states of the predicted tokens [B,T,D]."""
+"""(logits as the student gave them, mask [B,T] bool) -> the frozen encoder's states of the predictions [B,T,D]."""
 
 Value = TypeVar("Value")
 
@@ -34,6 +36,39 @@ class TermSum(NamedTuple):
 
     sum: Tensor
     count: Tensor  # type: ignore[assignment]  # shadows tuple.count on purpose: the contract names this field
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the R target tokens of a micro-batch stand among its B x T positions.
+
+    Known before the labels lie on the device, so that nobody has to ask it how many there are.
+
+    Attributes:
+        flat: [R] int64, ascending, in the flattened [B,T].
+        shape: (B, T).
+    """
+
+    flat: Tensor
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, labels: Tensor) -> Places:
+        """Of labels [B,T]; on a GPU this waits for the device."""
+        return cls((labels != IGNORE_INDEX).flatten().nonzero().squeeze(-1), (labels.shape[0], labels.shape[1]))
+
+    def to(self, device: torch.device) -> Places:
+        """The same on another device."""
+        return Places(self.flat.to(device, non_blocking=True), self.shape)
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """[B,T,...] -> [R,...], differentiable."""
+        return tensor.flatten(0, 1).index_select(0, self.flat)
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """[R,...] -> [B,T,...] with zeros at padding, differentiable."""
+        empty = rows.new_zeros(self.shape[0] * self.shape[1], *rows.shape[1:])
+        return empty.index_copy(0, self.flat, rows).reshape(*self.shape, *rows.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +94,12 @@ class TeacherTop:
     temperature: float
     width: int
 
+    def at(self, places: Places) -> TeacherTop:
+        """The same of the target tokens alone: [R,k] and [R]."""
+        ids, logits = places.take(self.ids), places.take(self.logits)
+        log_sum_exp, tail = places.take(self.log_sum_exp), places.take(self.tail)
+        return replace(self, ids=ids, logits=logits, log_sum_exp=log_sum_exp, tail=tail)
+
 
 @dataclass(frozen=True, eq=False)
 class LossBatch:
@@ -66,7 +107,8 @@ class LossBatch:
 
     Attributes:
         labels: [B,T] int64 target ids, -100 at padding.
-        teacher_logits: [B,T,V'] of the live teacher (V' may exceed V by padded rows), or None.
+        teacher_logits: of the live teacher, [B,T,V'] or [R,V'] (V' may exceed V by padded ids), or None; terms
+            read ``teacher_rows``.
         teacher_top: the same from a teacher cache, of the most likely ids only, or None.
         token_weights: [B,T] float weights of the critical tokens, already warm-started, or None for all ones.
         gold_states: [B,T,D] float states that the frozen encoder gives the gold tokens, not centred, or None.
@@ -75,6 +117,7 @@ class LossBatch:
             optimizer step, or None.
         step_gold_keys: [N] int64; two examples have the same gold exactly when their keys are equal, or None.
         step_rows: [B] int64 row of each example of this micro-batch in the two step tensors, or None.
+        targets: where the target tokens are, or None, and then they are looked for in the labels.
     """
 
     labels: Tensor
@@ -86,19 +129,47 @@ class LossBatch:
     step_gold_vectors: Tensor | None = None
     step_gold_keys: Tensor | None = None
     step_rows: Tensor | None = None
+    targets: Places | None = None
 
     @cached_property
     def valid(self) -> Tensor:
         """[B,T] bool, True at target tokens; the same object every time, so that caches can rely on it."""
         return self.labels != IGNORE_INDEX
 
+    @cached_property
+    def places(self) -> Places:
+        """Where the R target tokens are."""
+        return Places.of(self.labels) if self.targets is None else self.targets
+
+    @cached_property
+    def gold(self) -> Tensor:
+        """[R] int64 ids of the target tokens."""
+        return self.places.take(self.labels)
+
+    @cached_property
+    def top_rows(self) -> TeacherTop | None:
+        """``teacher_top`` at the target tokens: [R,k] and [R]; the same object every time."""
+        return None if self.teacher_top is None else self.teacher_top.at(self.places)
+
+    @cached_property
+    def teacher_rows(self) -> Tensor | None:
+        """[R,V'] ``teacher_logits`` at the target tokens."""
+        if self.teacher_logits is None or self.teacher_logits.dim() == 2:
+            return self.teacher_logits
+        return self.places.take(self.teacher_logits)
+
 
 class StudentOutputs:
-    """The student's logits and, made on first use and then shared, the encoder's states of what they predict.
+    """The student's logits and what terms share of them, made on first use.
 
     Args:
-        logits: [B,T,V] float32 (float64 in gradient checks).
-        encode: maps (logits, mask) to predicted states; None where no term needs them.
+        logits: float32 (float64 in gradient checks), as the student gave them: [B,T,V], or with ``places`` those of
+            the target tokens alone, [R,V], for which padding never reached its LM head.
+        encode: maps (these logits, mask) to predicted states; None where no term needs them.
+        places: where the R target tokens are.
+
+    Attributes:
+        given: the logits as the student gave them, which the objective's gradient is taken at.
 
     Example:
         >>> outputs = StudentOutputs(torch.zeros(1, 2, 3))
@@ -106,38 +177,63 @@ class StudentOutputs:
         True
     """
 
-    def __init__(self, logits: Tensor, encode: EncodeLogits | None = None) -> None:
-        self.logits = logits
+    def __init__(self, logits: Tensor, encode: EncodeLogits | None = None, places: Places | None = None) -> None:
+        assert (logits.dim() == 2) == (places is not None), "logits of target tokens alone come with their places"
+        self.given = logits
         self._encode = encode
-        self._states: Tensor | None = None
-        self._states_mask: Tensor | None = None
-        self._states_have_graph = False
+        self._places = places
+        self._shared: dict[tuple[Any, ...], tuple[Tensor, bool, Tensor]] = {}
+
+    @property
+    def logits(self) -> Tensor:
+        """[B,T,V], 0 at padding that never reached the head: a dense copy then. ``rows`` are cheaper."""
+        return self.given if self._places is None else self._places.spread(self.given)
+
+    @property
+    def width(self) -> int:
+        """V, the number of logits of a token."""
+        return self.given.shape[-1]
+
+    def rows(self, batch: LossBatch) -> Tensor:
+        """[R,V] logits of the target tokens alone."""
+        return self.given if self._places is not None else batch.places.take(self.given)
+
+    def log_atoms(self, batch: LossBatch, ids: Tensor, temperature: float, width: int) -> Tensor:
+        """[R,k + 1] log-probabilities of ``ids`` [R,k] and of all others together: one dense pass for all terms.
+
+        See :mod:`distillctl.core.losses.fused`. Those terms share it that ask with the same ``ids`` object.
+        """
+        key = ("log_atoms", id(ids), temperature, width)
+        return self._once(key, ids, lambda: log_atoms(self.rows(batch), ids, temperature, width))
 
     def predicted_states(self, mask: Tensor) -> Tensor:
         """States [B,T,D] of the predicted tokens: one encoder pass for all terms that ask with one mask.
 
-        States made without gradient are never handed to a caller that needs one: a silent term would go
-        unnoticed.
-
         Raises:
             RunError: no encoder was given.
         """
-        if self._encode is None:
+        encode = self._encode
+        if encode is None:
             raise RunError(
                 "A loss term asked for predicted states, but the run has no frozen encoder: set `encoder`, "
                 "or turn the semantic and contrastive terms off."
             )
+        return self._once(("states", id(mask)), mask, lambda: encode(self.given, mask))
+
+    def _once(self, key: tuple[Any, ...], named: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        """What ``make`` gives, made once per key, in which ``named`` stands as its id and is therefore kept alive.
+
+        What was made without gradient is never handed to a caller that needs one: a silent term would go unnoticed.
+        """
+        found = self._shared.get(key)
         grad = torch.is_grad_enabled()
-        usable = self._states_have_graph or not grad
-        if self._states is None or self._states_mask is not mask or not usable:
-            self._states = self._encode(self.logits, mask)
-            self._states_mask = mask
-            self._states_have_graph = grad
-        return self._states
+        if found is None or (grad and not found[1]):
+            found = self._shared[key] = (make(), grad, named)
+        return found[0]
 
     def with_logits_as_leaf(self) -> StudentOutputs:
-        """A copy cut from the student's graph: logits a leaf that requires gradient, nothing cached."""
-        return StudentOutputs(self.logits.detach().requires_grad_(True), self._encode)
+        """A copy cut from the student's graph: logits a leaf that requires gradient, nothing shared yet."""
+        return StudentOutputs(self.given.detach().requires_grad_(True), self._encode, self._places)
 
 
 class Term(Protocol):

@@ -15,10 +15,10 @@ from distillctl.core.errors import UsageError
 PATIENCE_SECONDS = 5.0
 
 
-def check_hub_name(name: str, role: str) -> None:
+def check_hub_name(name: str, role: str, revision: str | None = None) -> None:
     """Raise UsageError for a name that is neither in the hub's local cache nor reachable; quick either way."""
     try:
-        cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
+        cached = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
     except HFValidationError as error:
         raise UsageError(f"{role} {name!r}: there is no such directory, and no hub name looks like this") from error
     if isinstance(cached, str):

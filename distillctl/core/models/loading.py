@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import huggingface_hub.errors
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -23,10 +24,14 @@ from distillctl.core.models.hub import check_hub_name
 from distillctl.core.models.portable import make_tokenizer_portable
 
 EMBEDDED = "embedded"
+MOST_LAYERS, WIDEST = 1_000, 2**24
+"""A config.json that asks for more is damaged or hostile, and building it would eat all memory first."""
+_SIZE = re.compile(r"layers$|heads$|size$|^d_")
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
 )
+_WEIGHT_FILE = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
 _PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # One of these says what the tokenizer is; without any, transformers makes up an empty one of the model's family.
 _TOKENIZER_FILES = (
@@ -65,6 +70,13 @@ def _not_loadable(name: str, role: str, error: Exception) -> UsageError | DataEr
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     if "ignore_mismatched_sizes" in reason:
         reason = "the weights have other shapes than config.json says"
+    if "trust_remote_code" in reason:
+        reason = "it would execute code of its own, which is off"
+        if not Path(model_path(name)).is_dir():
+            return UsageError(
+                f"{role} {name!r}: {reason}. If you trust it, allow the code of one commit of it: --trust-remote-code "
+                "ROLE=COMMIT (teacher, encoder or student; 40 hex digits)"
+            )
     if Path(model_path(name)).is_dir():
         return DataError(f"{role} {name!r}: a file in this directory is damaged or does not fit the others: {reason}")
     return UsageError(
@@ -73,7 +85,9 @@ def _not_loadable(name: str, role: str, error: Exception) -> UsageError | DataEr
     )
 
 
-def _check_name(name: str, role: str, needs_weights: bool = False, needs_tokenizer: bool = False) -> None:
+def _check_name(
+    name: str, role: str, needs_weights: bool = False, needs_tokenizer: bool = False, revision: str | None = None
+) -> None:
     """What from_pretrained would explain badly or late: see the messages."""
     path = model_path(name)
     directory = Path(path)
@@ -85,8 +99,13 @@ def _check_name(name: str, role: str, needs_weights: bool = False, needs_tokeniz
         looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
         if looks_local:
             raise UsageError(f"{role} {name!r}: no such directory")
-        check_hub_name(name, role)
+        check_hub_name(name, role, revision)
         return
+    if revision is not None:
+        raise UsageError(
+            f"{role} {name!r}: a directory has no commit, so none of its code can be trusted by one: leave out "
+            "trusted_revision (--trust-remote-code), or name a hub model"
+        )
     if not is_directory:
         raise UsageError(f"{role} {name!r}: should be a directory made by save_pretrained. Found a file")
     if not (directory / "config.json").is_file():
@@ -99,10 +118,26 @@ def _check_name(name: str, role: str, needs_weights: bool = False, needs_tokeniz
     if needs_weights and not any((directory / file).is_file() for file in WEIGHT_FILES):
         if any((directory / file).is_file() for file in _PICKLED_WEIGHTS):
             raise UsageError(
-                f"{role} {name!r}: holds pickled weights only, which can run code when loaded. "
+                f"{role} {name!r}: holds no safetensors but pytorch_model.bin, which can run code when loaded. "
                 "Convert it with save_pretrained(..., safe_serialization=True)"
             )
         raise UsageError(f"{role} {name!r}: the directory holds no model.safetensors")
+    if needs_weights:
+        _check_weight_index(directory, f"{role} {name!r}")
+
+
+def _check_weight_index(directory: Path, who: str) -> None:
+    """An index of weight files may name files of its own directory only, and safetensors only."""
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    try:
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        strange = [file for file in files if not _WEIGHT_FILE.fullmatch(file)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{who}: {index.name} is damaged: {' '.join(str(error).split())[:100]}") from error
+    if strange:
+        raise DataError(f"{who}: {index.name} names {strange[0]!r}, which is no safetensors file of this directory")
 
 
 def _check_tokenizer_file(name: str, role: str) -> None:
@@ -112,60 +147,91 @@ def _check_tokenizer_file(name: str, role: str) -> None:
         return
     try:
         whole = "model" in json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{role} {name!r}: tokenizer.json is damaged: {error}") from error
     if not whole:
         raise DataError(f"{role} {name!r}: tokenizer.json is damaged: it holds no model")
 
 
-def load_tokenizer(name: str, role: str = "tokenizer") -> Any:
+class _BareErrors:
+    """The tokenizers library raises Exception itself for a damaged file: exactly that, nothing below it, is data."""
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is Exception:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{self._who}: a tokenizer file is damaged: {reason}") from error
+
+
+def _trust(revision: str | None) -> dict[str, Any]:
+    """Code that comes with a model never runs, unless exactly this commit of it was allowed."""
+    if revision is None:
+        return {"trust_remote_code": False}
+    return {"trust_remote_code": True, "revision": revision, "code_revision": revision}
+
+
+def load_tokenizer(name: str, role: str = "tokenizer", trusted_revision: str | None = None) -> Any:
     """The fast tokenizer of a model name. Raises UsageError when there is none to be had."""
-    _check_name(name, role, needs_tokenizer=True)
+    _check_name(name, role, needs_tokenizer=True, revision=trusted_revision)
     _check_tokenizer_file(name, role)
     try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(model_path(name), trust_remote_code=False)
+        with quiet_transformers(), _BareErrors(f"{role} {name!r}"):
+            return AutoTokenizer.from_pretrained(model_path(name), **_trust(trusted_revision))
     except _LOADING_ERRORS as error:
         raise _not_loadable(name, role, error) from error
 
 
-def load_config(name: str, role: str) -> Any:
-    """The Hugging Face configuration of a model name."""
-    _check_name(name, role)
+def load_config(name: str, role: str, trusted_revision: str | None = None) -> Any:
+    """The Hugging Face configuration of a model name. Raises DataError for a shape that no model has."""
+    _check_name(name, role, revision=trusted_revision)
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
+            config = AutoConfig.from_pretrained(model_path(name), **_trust(trusted_revision))
+        for field, value in config.to_dict().items():
+            limit = MOST_LAYERS if field.endswith("layers") else WIDEST
+            if isinstance(value, int) and value > limit and _SIZE.search(field):
+                raise DataError(f"{role} {name!r}: config.json says {field} {value:,}: no model is that large")
     except _LOADING_ERRORS as error:
         raise _not_loadable(name, role, error) from error
+    return config
 
 
-def load_seq2seq(name: str, role: str) -> Any:
+def load_seq2seq(name: str, role: str, trusted_revision: str | None = None) -> Any:
     """An encoder-decoder model in float32, by name. Only safetensors weights are read.
+
+    ``trusted_revision`` (a commit, hex) lets the code that a hub model brings along run, of that commit alone.
 
     Raises UsageError for a name that leads nowhere, DataError for a damaged model or one that is no encoder-decoder.
     """
-    config = load_config(name, role)
+    config = load_config(name, role, trusted_revision)
     if not getattr(config, "is_encoder_decoder", False):
         raise DataError(
             f"{role} {name!r} is a {config.model_type} model, not an encoder-decoder. "
             "distillctl distils encoder-decoder models such as CodeT5+ 220M and 770M"
         )
-    return _load(AutoModelForSeq2SeqLM, name, role)
+    return _load(AutoModelForSeq2SeqLM, name, role, trusted_revision)
 
 
-def load_encoder(name: str) -> Any:
+def load_encoder(name: str, trusted_revision: str | None = None) -> Any:
     """A frozen encoder by name (e.g. CodeBERT): the encoder stack of the model, in float32."""
-    config = load_config(name, "encoder")
-    model = _load(AutoModel, name, "encoder")
+    config = load_config(name, "encoder", trusted_revision)
+    model = _load(AutoModel, name, "encoder", trusted_revision)
     return model.get_encoder() if getattr(config, "is_encoder_decoder", False) else model
 
 
-def _load(factory: Any, name: str, role: str) -> Any:
-    _check_name(name, role, needs_weights=True)
+def _load(factory: Any, name: str, role: str, trusted_revision: str | None) -> Any:
+    _check_name(name, role, needs_weights=True, revision=trusted_revision)
     try:
         with quiet_transformers():
             model, found = factory.from_pretrained(
-                model_path(name), use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                model_path(name), use_safetensors=True, output_loading_info=True, **_trust(trusted_revision)
             )
     except _LOADING_ERRORS as error:
         raise _not_loadable(name, role, error) from error
@@ -195,22 +261,6 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def run_head_in_float32(model: Any) -> None:
-    """Makes a model's LM head compute in float32 whatever autocast says.
-
-    bf16 logits cost up to 23 % gradient error in the Jensen-Shannon term; the head is one product of many.
-    """
-    head = model.get_output_embeddings()
-
-    def forward(hidden: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
-            bias = head.bias.float() if getattr(head, "bias", None) is not None else None
-            return functional.linear(hidden.float(), head.weight.float(), bias)
-
-    # On the instance: the module stays in place, and so do the names of its weights when the model is saved.
-    head.forward = forward
-
-
 def freeze(model: nn.Module) -> nn.Module:
     """Evaluation mode, no gradients: what a teacher and an encoder are in."""
     model.requires_grad_(False)
@@ -234,8 +284,13 @@ def save_model(model: Any, tokenizer: Any, directory: Path) -> None:
 
 def weights_fingerprint(model: nn.Module) -> str:
     """SHA-256 (hex) over a model's parameters by name: what run.json calls the teacher."""
+    return tensors_fingerprint(model.state_dict())
+
+
+def tensors_fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) over tensors by name: their shapes, dtypes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

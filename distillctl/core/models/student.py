@@ -13,8 +13,9 @@ from transformers import AutoModelForSeq2SeqLM, T5Config
 
 from distillctl.core.config.schema import SHAPED_INITS, Config, StudentConfig
 from distillctl.core.errors import DataError, UsageError
+from distillctl.core.models.head import run_head_in_float32
 from distillctl.core.models.induction import start_with_induction_heads
-from distillctl.core.models.loading import EMBEDDED, load_config, load_seq2seq, run_head_in_float32
+from distillctl.core.models.loading import EMBEDDED, load_config, load_seq2seq
 
 # Where encoder-decoder families keep their layers, and what their configs call the number of them.
 _LAYER = re.compile(r"^(.*?\b(encoder|decoder)\.(?:block|layers|layer)\.)(\d+)(\..*)$")
@@ -32,10 +33,14 @@ def make_student(settings: StudentConfig, teacher: Any) -> Any:
     (``model``'s own), or a path or hub name.
     """
     if settings.init == "pretrained":
-        return load_seq2seq(settings.model, "student")
+        return load_seq2seq(settings.model, "student", settings.trusted_revision)
     if settings.init not in SHAPED_INITS:
         return load_seq2seq(settings.init, "student.init")
-    shape = teacher.config if settings.model == EMBEDDED else load_config(settings.model, "student")
+    shape = (
+        teacher.config
+        if settings.model == EMBEDDED
+        else load_config(settings.model, "student", settings.trusted_revision)
+    )
     counts = _layer_counts(settings, shape, halve=settings.model == EMBEDDED)
     config = with_layers(shape, counts)
     student = draw_weights(config, settings.init)

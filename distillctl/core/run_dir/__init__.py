@@ -11,11 +11,11 @@ analysis/            what later commands make of it
 """
 
 from distillctl.core.run_dir.directory import RunDirectory
-from distillctl.core.run_dir.files import read_json, write_atomically
 from distillctl.core.run_dir.model_card import write_model_card
 from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
 from distillctl.core.run_dir.status import Clock, RunStatus
 from distillctl.core.run_dir.step_log import StepLog, read_step_metrics, step_metric_columns
+from distillctl.core.store.files import read_json, write_atomically
 
 __all__ = [
     "Clock",

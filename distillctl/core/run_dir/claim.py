@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from distillctl.core.errors import UsageError
-from distillctl.core.run_dir.files import creating
+from distillctl.core.run_dir.lock import LOCK
+from distillctl.core.store.files import creating
 
 RECORD = "run.json"
 
@@ -24,7 +25,7 @@ def check_claim(root: Path, *, overwrite: bool, resume: bool, inputs: Iterable[s
         if root.exists() and not root.is_dir():
             raise UsageError(f"{root}: is a file; --output-dir should be a directory")
         _check_writable(root)
-        occupied = root.is_dir() and any(root.iterdir())
+        occupied = root.is_dir() and any(entry.name != LOCK for entry in root.iterdir())
         holds_run = (root / RECORD).is_file()
     if resume and not holds_run:
         raise UsageError(f"{root}: no run to resume here (there is no {RECORD}); leave out --resume to start one")
@@ -59,6 +60,8 @@ def empty(root: Path) -> None:
     """Delete what is in ``root``; links are removed, not followed. run.json goes last, so that a deletion cut
     short leaves a directory that --overwrite still accepts."""
     for entry in sorted(root.iterdir(), key=lambda path: path.name == RECORD):
+        if entry.name == LOCK:  # held by whoever empties it
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

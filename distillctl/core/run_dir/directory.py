@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -13,9 +17,19 @@ from distillctl import __version__
 from distillctl.core.config.yaml_text import dump_yaml, parse_yaml
 from distillctl.core.errors import DataError, RunError, UsageError
 from distillctl.core.run_dir.claim import RECORD, check_claim, empty
-from distillctl.core.run_dir.files import creating, read_json, to_json, write_atomically, writing
+from distillctl.core.run_dir.lock import check_unlocked, locked
+from distillctl.core.run_dir.model_card import CARD_NAME
 from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
 from distillctl.core.run_dir.step_log import StepLog, read_step_metrics
+from distillctl.core.store.files import (
+    creating,
+    read_json,
+    sha256_of,
+    sync_directory,
+    to_json,
+    write_atomically,
+    writing,
+)
 
 STATUSES = ("running", "finished", "interrupted", "failed")
 
@@ -36,12 +50,30 @@ class RunDirectory:
         resume: bool = False,
         inputs: Iterable[str | Path] = (),
     ) -> None:
-        """Raise what :meth:`create` would raise, touching nothing (for ``--dry-run``, and before long work).
+        """Raise what :meth:`claim` would raise, touching nothing (for ``--dry-run``, and before long work).
 
         ``inputs`` are files and folders this run reads; one inside a directory about to be emptied is
         refused.
         """
         check_claim(Path(path), overwrite=overwrite, resume=resume, inputs=inputs)
+        check_unlocked(Path(path))
+
+    @classmethod
+    @contextmanager
+    def claim(
+        cls,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        inputs: Iterable[str | Path] = (),
+    ) -> Iterator[Self]:
+        """:meth:`create`, with the directory locked against other processes until the end.
+
+        Raises UsageError, besides, where another process has it.
+        """
+        with locked(Path(path)):
+            yield cls.create(path, overwrite=overwrite, resume=resume, inputs=inputs)
 
     @classmethod
     def create(
@@ -62,7 +94,7 @@ class RunDirectory:
                 ``resume``
                 without a run, or a path that cannot be written. Nothing was touched then.
         """
-        cls.check(path, overwrite=overwrite, resume=resume, inputs=inputs)
+        check_claim(Path(path), overwrite=overwrite, resume=resume, inputs=inputs)
         run = cls(Path(path))
         with creating(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
@@ -70,7 +102,7 @@ class RunDirectory:
                 empty(run.path)
         try:
             if resume:
-                run.note(status="running", reason=None, resumed_at=_now())
+                run.note(status="running", reason=None, resumed_at=_now(), files=None)  # they are about to change
             else:
                 run.write_record(_first_record())
         except RunError as error:  # nothing was started yet
@@ -110,7 +142,7 @@ class RunDirectory:
         """The checkpoints there are, by step, in order."""
         found = {}
         for path in (self.path / "checkpoints").glob("step-*"):
-            if re.fullmatch(r"step-[0-9]+", path.name) and path.is_dir():
+            if re.fullmatch(r"step-[0-9]+", path.name) and path.is_dir() and not path.is_symlink():
                 found[int(path.name.removeprefix("step-"))] = path
         return dict(sorted(found.items()))
 
@@ -121,6 +153,28 @@ class RunDirectory:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """A temporary folder whose files replace those of the folder ``name`` in the end, each at once.
+
+        A link in their place is replaced too, not followed. Raises RunError where they cannot be written.
+        """
+        temporary = self.folder(f".{name}.tmp")
+        target = self.folder(name)
+        with writing(temporary):  # of a process that was killed on the way
+            shutil.rmtree(temporary)
+            temporary.mkdir()
+        try:
+            yield temporary
+            with writing(target):
+                for file in sorted(temporary.iterdir()):
+                    with file.open("rb+") as written:
+                        os.fsync(written.fileno())
+                    file.replace(target / file.name)
+                sync_directory(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     @property
     def student(self) -> Path:
@@ -147,8 +201,9 @@ class RunDirectory:
         write_atomically(self.config_file, dump_yaml(values))
 
     def write_record(self, values: Mapping[str, Any]) -> None:
-        """Replace run.json."""
-        write_atomically(self.record_file, to_json(values) + "\n")
+        """Replace run.json; it ends with the SHA-256 of what it says."""
+        said = {name: value for name, value in values.items() if name != "sha256"}
+        write_atomically(self.record_file, to_json(said | {"sha256": digest_of(said)}) + "\n")
 
     def note(self, **values: Any) -> None:
         """Add facts to run.json; mappings (``fingerprints``, ``seeds``) are merged key by key."""
@@ -158,17 +213,47 @@ class RunDirectory:
             record[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
         self.write_record(record)
 
+    def seal(self) -> None:
+        """Note the SHA-256 of the files that figures come from: settings, step log, scores, and all of student/."""
+        student = [path for path in sorted((self.path / "student").glob("*")) if path.name != CARD_NAME]
+        self._vouch_for([self.config_file, self.step_metrics_file, *student])
+        self.seal_scores()
+
+    def seal_scores(self) -> None:
+        """Note the SHA-256 of every split's scores and predictions; what else was noted stays."""
+        self._vouch_for(sorted((self.path / "evaluation").glob("*/[!.]*.json*")))
+
+    def _vouch_for(self, files: Iterable[Path]) -> None:
+        self.note(files={file.relative_to(self.path).as_posix(): sha256_of(file) for file in files})
+
+    def changed_files(self) -> list[str]:
+        """Of the files that :meth:`seal` noted, and run.json, those that are not what they were, by their path."""
+        record = self.record()
+        noted = record.get("files")
+        noted = noted if isinstance(noted, dict) else {}
+        changed = [name for name, digest in noted.items() if self._changed(name, digest)]
+        return ([RECORD] if record.get("sha256", digest_of(record)) != digest_of(record) else []) + changed
+
+    def _changed(self, name: str, digest: object) -> bool:
+        file = self.path / name
+        if not file.resolve().is_relative_to(self.path):
+            raise DataError(f"{self.record_file}: files should lie in the run directory. Found {name!r}")
+        try:
+            return sha256_of(file) != digest
+        except OSError:  # gone, or unreadable: whoever reads it will say
+            return True
+
     def finish(self, status: str, reason: str | None = None) -> None:
         """Set the final status: ``finished``, ``interrupted`` or ``failed``, the last two with a reason."""
         if status not in STATUSES[1:]:
             raise ValueError(f"status should be one of {STATUSES[1:]}. Found {status!r}")
         self.note(status=status, reason=reason, finished_at=_now())
 
-    def step_log(self, terms: Sequence[str], *, tensorboard: bool = True, append: bool = False) -> StepLog:
-        """Open step_metrics.csv, and its mirror in tensorboard/, for the active ``terms``."""
+    def step_log(self, terms: Sequence[str], *, tensorboard: bool = True, after: int | None = None) -> StepLog:
+        """Open step_metrics.csv, and its mirror in tensorboard/, for the active ``terms``; see :class:`StepLog`."""
         self._check_inside(self.step_metrics_file)
         mirror = self.folder("tensorboard") if tensorboard else None
-        return StepLog(self.step_metrics_file, terms, tensorboard=mirror, append=append)
+        return StepLog(self.step_metrics_file, terms, tensorboard=mirror, after=after)
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -228,6 +313,12 @@ def _first_record() -> dict[str, Any]:
         "fingerprints": {},
         "seconds": {},
     }
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what a record says, but for its own."""
+    said = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _now() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distillctl.core.config.yaml_text import dump_yaml
-from distillctl.core.run_dir.files import write_atomically
+from distillctl.core.store.files import write_atomically
 
 CARD_NAME = "README.md"
 

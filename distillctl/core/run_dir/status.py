@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from distillctl.core.errors import DistillError
+from distillctl.core.errors import DistillError, Terminated
 from distillctl.core.run_dir.directory import RunDirectory
 
 
@@ -44,7 +44,7 @@ class RunStatus:
         if kind is None:
             self._run.finish("finished")
         elif issubclass(kind, KeyboardInterrupt):
-            self._run.finish("interrupted", "stopped by the user")
+            self._run.finish("interrupted", "terminated" if issubclass(kind, Terminated) else "stopped by the user")
         else:
             reason = str(error) if isinstance(error, DistillError) else f"{kind.__name__}: {error}"
             self._run.finish("failed", reason[:500])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -10,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from distillctl.core.errors import DataError, UsageError
-from distillctl.core.run_dir.files import write_atomically, writing
+from distillctl.core.store.files import write_atomically, writing
 
 Number = int | float
 
@@ -55,7 +57,7 @@ class StepLog:
     """
 
     def __init__(
-        self, path: Path, terms: Sequence[str], *, tensorboard: Path | None = None, append: bool = False
+        self, path: Path, terms: Sequence[str], *, tensorboard: Path | None = None, after: int | None = None
     ) -> None:
         """Open ``path``.
 
@@ -63,10 +65,13 @@ class StepLog:
             path: the CSV file; its directory exists.
             terms: the active terms in logging order.
             tensorboard: folder of the mirror; None writes none.
-            append: go on in an existing file, whose columns must be the same (else DataError).
+            after: go on behind this step in an existing file, whose columns must be the same (else DataError): rows of
+                later steps go, and TensorBoard shows none of them any more. None begins a new file.
         """
         self.columns = step_metric_columns(terms)
-        if append and path.exists():
+        append = after is not None
+        if after is not None and path.exists():
+            cut_after(path, after)
             _check_header(path, self.columns)
         with writing(path):
             self._file: TextIO = path.open("a" if append else "w", encoding="utf-8", newline="")
@@ -75,7 +80,7 @@ class StepLog:
             if self._file.tell() == 0:
                 self._writer.writerow(self.columns)
                 self._file.flush()
-        self._mirror = None if tensorboard is None else _summary_writer(tensorboard)
+        self._mirror = None if tensorboard is None else _summary_writer(tensorboard, after or 0)
 
     def write(self, row: Mapping[str, Number | None]) -> None:
         """Write one step. ``grad_*`` columns that are not measured in this step may be left out; others not.
@@ -101,6 +106,14 @@ class StepLog:
         for tag, value in scalars.items():
             if value is not None:
                 self._mirror.add_scalar(tag, value, step)
+
+    def flush(self) -> None:
+        """Put every row on disk for good, and what TensorBoard still holds back."""
+        with writing(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            if self._mirror is not None:
+                self._mirror.flush()
 
     def close(self) -> None:
         """Close both; calling it again does nothing."""
@@ -155,12 +168,15 @@ def cut_after(path: Path, step: int) -> int:
     """
     if not path.exists():
         return 0
-    with writing(path):
-        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    try:
+        with writing(path):
+            header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
     kept = []
     for line, row in enumerate(rows, start=2):
         number = row.partition(",")[0]
-        if row.endswith("\n") and not number.isdecimal():
+        if row.endswith("\n") and not re.fullmatch(r"[0-9]{1,18}", number):
             raise DataError(f"{path}:{line}: should start with a step. Found {number[:20]!r}")
         if row.endswith("\n") and int(number) <= step:
             kept.append(row)
@@ -200,7 +216,8 @@ def _group(column: str) -> str:
     return _GROUPS.get(first, "cost")
 
 
-def _summary_writer(folder: Path) -> Any:
+def _summary_writer(folder: Path, after: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(log_dir=str(folder))
+    # Whoever reads the folder drops what earlier files hold from the purge step on.
+    return SummaryWriter(log_dir=str(folder), purge_step=after + 1)

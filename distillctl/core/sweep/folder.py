@@ -10,7 +10,7 @@ from distillctl import __version__
 from distillctl.core.config import dump_yaml
 from distillctl.core.errors import UsageError
 from distillctl.core.run_dir import git_state, library_versions, read_json, write_atomically
-from distillctl.core.run_dir.files import creating, to_json
+from distillctl.core.store.files import creating, to_json
 from distillctl.core.sweep.grid import point_text
 from distillctl.core.sweep.plan import SPLIT, Sweep, check_same
 

@@ -48,7 +48,7 @@ def check_models(sweep: Sweep) -> None:
         make_accelerator(config.device, bf16=config.training.bf16 is True)
         load_models(config)
         if config.encoder.model != "teacher":
-            load_encoder(config.encoder.model)
+            load_encoder(config.encoder.model, config.encoder.trusted_revision)
 
 
 class TrainedTrial:

@@ -1,9 +1,4 @@
-"""A teacher that is read from its cache.
-
-Rows are read from the file by their place and not mapped into memory: the system's page cache serves both alike, but
-so the process stays as small as its index (28 bytes an example) however large the cache is, and a file that is cut
-while it is in use is an error with a name instead of a bus error.
-"""
+"""A teacher that is read from its cache."""
 
 from __future__ import annotations
 
@@ -17,29 +12,19 @@ from torch import Tensor
 from distillctl.core.data.encoding import Example
 from distillctl.core.errors import DataError
 from distillctl.core.losses.term import LossBatch
+from distillctl.core.store.reader import ShardReader
 from distillctl.core.teacher.cache_format import CacheDirectory
 
 
 class CacheReader:
-    """Rows by example, wherever they lie. What is appended to the cache later is not seen.
-
-    Args:
-        cache: the open cache.
-
-    Raises:
-        DataError: an index is missing or cut.
-    """
+    """Rows by example, wherever they lie; see :class:`ShardReader`."""
 
     def __init__(self, cache: CacheDirectory) -> None:
-        self._cache = cache
-        self._entries, self._shards = cache.index()
+        self._cache, self._reader = cache, ShardReader(cache)
 
     def missing(self, examples: Iterable[Example]) -> list[Example]:
         """The examples that it does not hold, each once."""
-        seen: dict[bytes, Example] = {}
-        for example in examples:
-            seen.setdefault(example.digest(), example)
-        return [example for digest, example in seen.items() if self._place(digest) is None]
+        return self._reader.missing(examples, Example.digest)
 
     def rows(self, example: Example) -> np.ndarray:
         """[tokens of the target] of the layout's dtype.
@@ -47,37 +32,21 @@ class CacheReader:
         Raises:
             DataError: the cache does not hold the example, or a shard is missing or cut.
         """
-        place = self._place(example.digest())
+        place = self._reader.place(example.digest())
         if place is None:
             raise DataError(
                 f"{self._cache.path}: the teacher cache does not hold example {example.key}: "
                 "run distillctl prepare with this run's settings"
             )
-        entry, shard = self._entries[place], int(self._shards[place])
-        rows = np.empty(int(entry["tokens"]), self._cache.layout.dtype)
-        file = self._cache.rows_file(shard)
-        with self._cache.reading(file) as content:
-            content.seek(int(entry["row"]) * rows.itemsize)
-            found = content.readinto(rows.view(np.uint8))  # type: ignore[attr-defined]  # it is a raw file
-        if found != rows.nbytes:
-            raise self._cache.damaged(file, "cut short")
-        return rows
+        return self._reader.rows(place)
 
     def padded(self, examples: Sequence[Example], length: int) -> np.ndarray:
         """[B,T] of the layout's dtype, zeros at padding."""
-        result = np.zeros((len(examples), length), self._cache.layout.dtype)
+        result = np.zeros((len(examples), length), self._cache.dtype)
         for number, example in enumerate(examples):
             rows = self.rows(example)
             result[number, : len(rows)] = rows
         return result
-
-    def _place(self, digest: bytes) -> int | None:
-        high, low = np.frombuffer(digest, "<u8")
-        first, last = (int(np.searchsorted(self._entries["high"], high, side=side)) for side in ("left", "right"))
-        for place in range(first, last):  # one, but for a chance of 2^-64
-            if self._entries["low"][place] == low:
-                return place
-        return None
 
 
 class CachedTeacher:

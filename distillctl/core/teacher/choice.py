@@ -23,7 +23,7 @@ from torch import Tensor
 from distillctl.core.data.encoding import Example
 from distillctl.core.errors import DataError
 from distillctl.core.losses.jsd import jsd_per_token, jsd_top_k, tail_bound
-from distillctl.core.losses.term import IGNORE_INDEX
+from distillctl.core.losses.term import Places
 from distillctl.core.models.vocabulary import special_ids
 from distillctl.core.teacher.batching import batches, padded_batch
 from distillctl.core.teacher.live import LiveTeacher, forced_logits
@@ -189,11 +189,11 @@ def _sampled_logits(
     try:
         for batch in batches(chosen, width, most=16):
             inputs, mask, labels = padded_batch(batch, padding, device)
-            valid = labels != IGNORE_INDEX
+            places = Places.of(labels)
             with torch.no_grad():
-                logits = forced_logits(student, inputs, mask, labels, start, padding)
-            teacher_logits = teacher.logits(inputs, mask, labels)[..., :width][valid]
-            result.append((logits[..., :width][valid], teacher_logits, labels[valid]))
+                logits = forced_logits(student, inputs, mask, labels, places, start, padding)
+            teacher_logits = teacher.logits(inputs, mask, labels, places)
+            result.append((logits[:, :width], teacher_logits[:, :width], places.take(labels)))
     finally:
         student.train(was_training)
     return result

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from distillctl.core.data.encoding import Example
-from distillctl.core.losses.term import LossBatch
-from distillctl.core.models.loading import freeze, run_head_in_float32
+from distillctl.core.losses.term import LossBatch, Places
+from distillctl.core.models.head import head_at, run_head_in_float32
+from distillctl.core.models.loading import freeze
 from distillctl.core.models.vocabulary import special_ids
 
 
@@ -24,17 +25,27 @@ def shift_right(labels: Tensor, start_id: int, padding_id: int) -> Tensor:
 
 
 def forced_logits(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, start_id: int, padding_id: int
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    places: Places,
+    start_id: int,
+    padding_id: int,
 ) -> Tensor:
-    """A model's logits with the gold targets as decoder inputs. [B,S], [B,S], [B,T] -> [B,T,V] float32"""
-    outputs = model(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        decoder_input_ids=shift_right(labels, start_id, padding_id),
-        use_cache=False,
-    )
+    """A model's logits of the R target tokens, the gold targets being its decoder inputs.
+
+    [B,S], [B,S], [B,T] -> [R,V] float32. Padding does not reach the LM head where the model is known to allow it.
+    """
+    with head_at(model, places.flat) as at_places:
+        outputs = model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=shift_right(labels, start_id, padding_id),
+            use_cache=False,
+        )
     logits: Tensor = outputs.logits
-    return logits.float()
+    return (logits.squeeze(0) if at_places else places.take(logits)).float()
 
 
 class LiveTeacher:
@@ -51,9 +62,10 @@ class LiveTeacher:
         self, batch: LossBatch, examples: Sequence[Example], input_ids: Tensor, attention_mask: Tensor
     ) -> LossBatch:
         """The batch with the teacher's logits."""
-        return replace(batch, teacher_logits=self.logits(input_ids, attention_mask, batch.labels))
+        return replace(batch, teacher_logits=self.logits(input_ids, attention_mask, batch.labels, batch.places))
 
     @torch.no_grad()
-    def logits(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
-        """Teacher-forced logits of the gold targets. [B,S], [B,S], [B,T] -> [B,T,V] float32"""
-        return forced_logits(self.model, input_ids, attention_mask, labels, self._start, self.padding_id)
+    def logits(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, places: Places | None = None) -> Tensor:
+        """Teacher-forced logits of the R target tokens. [B,S], [B,S], [B,T] -> [R,V] float32"""
+        places = Places.of(labels) if places is None else places
+        return forced_logits(self.model, input_ids, attention_mask, labels, places, self._start, self.padding_id)

@@ -11,12 +11,14 @@ from typing import Any
 from distillctl.core.config.schema import Config
 from distillctl.core.data.corpus import cache_directory
 from distillctl.core.data.encoding import Example
-from distillctl.core.errors import DataError, UsageError
+from distillctl.core.errors import DataError
 from distillctl.core.models.loading import tokenizer_fingerprint, weights_fingerprint
 from distillctl.core.progress import Reporter
+from distillctl.core.store.completion import complete
 from distillctl.core.teacher.cache_format import CacheDirectory, Identity
 from distillctl.core.teacher.cached import CachedTeacher, CacheReader
-from distillctl.core.teacher.capture import Autocast, capture, expected_bytes, verify_sample
+from distillctl.core.teacher.capture import Autocast, verify_sample
+from distillctl.core.teacher.capture import capture as capture_examples
 from distillctl.core.teacher.choice import Fidelity, FidelityProbe, choose_top_k
 from distillctl.core.teacher.live import LiveTeacher
 
@@ -88,7 +90,7 @@ class CacheOpener:
         """One line: what is there, and what a training would capture first. Writes nothing."""
         cache = CacheDirectory(self.path, self.identity)
         missing = CacheReader(cache).missing(self._examples)
-        size = expected_bytes(cache.layout, missing) / 2**20
+        size = cache.bytes_of(sum(len(example.labels) for example in missing), len(missing)) / 2**20
         return f"k={self.identity.top_k}; {len(missing):,} examples to capture first, {size:,.1f} MiB"
 
     def open(self, reporter: Reporter, *, capture: bool = True) -> tuple[CachedTeacher, dict[str, Any]]:
@@ -108,18 +110,13 @@ class CacheOpener:
         if fidelity is not None:
             reporter.note(f"teacher cache, {fidelity}")
         cache = CacheDirectory(self.path, self.identity)
-        if cache.shards:
-            self._check(cache, reporter)
-        elif not capture:
-            raise UsageError(f"{self.path}: there is no teacher cache. distillctl prepare makes it")
-        missing = CacheReader(cache).missing(self._examples)
-        if missing and not capture:
-            raise DataError(
-                f"{self.path}: the teacher cache lacks {len(missing):,} of {len(self._examples):,} examples. "
-                "distillctl prepare captures them"
-            )
-        if missing:
-            self._capture(cache, reporter)
+
+        def add(missing: list[Example]) -> None:
+            precisions = {"precisions": sorted({self._precision, *cache.facts.get("precisions", ())})}
+            with reporter.task("capturing the teacher", len(missing)) as task:
+                capture_examples(cache, self._live, missing, precisions, self._autocast, task.update)
+
+        complete(cache, self._examples, Example.digest, add if capture else None, reporter)
         cached = CachedTeacher(cache)
         difference = verify_sample(cached, self._live, self._examples, self._autocast, self._precision)
         facts = self._facts(cache, difference)
@@ -128,19 +125,6 @@ class CacheOpener:
             f"{cache.nbytes / 2**20:,.1f} MiB"
         )
         return cached, facts
-
-    def _check(self, cache: CacheDirectory, reporter: Reporter) -> None:
-        with reporter.task("checking the teacher cache", len(cache.shards)) as task:
-            cache.check_files(task.update)
-
-    def _capture(self, cache: CacheDirectory, reporter: Reporter) -> None:
-        with cache.capturing(lambda: reporter.note(f"{self.path}: another process captures it; waiting for it")):
-            missing = CacheReader(cache).missing(self._examples)
-            facts = {"precisions": sorted({self._precision, *cache.facts.get("precisions", ())})}
-            if missing:
-                with reporter.task("capturing the teacher", len(missing)) as task:
-                    capture(cache, self._live, missing, facts, self._autocast, task.update)
-        self._check(cache, reporter)
 
     def _facts(self, cache: CacheDirectory, difference: float) -> dict[str, Any]:
         """What a cache holds and costs: for run.json and for the eye."""

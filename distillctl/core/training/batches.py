@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from distillctl.core.data.encoding import Example
+from distillctl.core.losses.term import Places
 from distillctl.core.teacher.batching import padded_batch
 
 # Steps whose examples are sorted by length together: little padding, yet steps differ in what they hold.
@@ -100,12 +101,14 @@ class MicroBatch:
         examples: their positions in the training set.
         input_ids, attention_mask: [B,S] int64.
         labels: [B,T] int64, -100 at padding.
+        places: where their target tokens are.
     """
 
     examples: tuple[int, ...]
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+    places: Places
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device."""
@@ -114,10 +117,12 @@ class MicroBatch:
             self.input_ids.to(device, non_blocking=True),
             self.attention_mask.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),
+            self.places.to(device),
         )
 
 
 def collate(examples: Sequence[Example], indices: Sequence[int], padding_id: int) -> MicroBatch:
     """Pads the chosen examples to their longest."""
     chosen = [examples[index] for index in indices]
-    return MicroBatch(tuple(indices), *padded_batch(chosen, padding_id, torch.device("cpu")))
+    input_ids, attention_mask, labels = padded_batch(chosen, padding_id, torch.device("cpu"))
+    return MicroBatch(tuple(indices), input_ids, attention_mask, labels, Places.of(labels))

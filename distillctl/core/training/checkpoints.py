@@ -1,13 +1,20 @@
-"""Checkpoints: everything a run needs to go on, in safetensors and JSON."""
+"""Checkpoints: everything a run needs to go on, in safetensors and JSON.
+
+    model.safetensors, config.json, tokenizer...   the student, as transformers loads it
+    optimizer.safetensors                          the optimizers' moments
+    random.safetensors, random.json                random generators of torch; of Python and numpy
+    trainer.json                                   where the run stands (TrainerState)
+    run_config.json                                the resolved configuration
+    manifest.json                                  size and SHA-256 of each of these; written last
+
+The order of the data and the schedules follow from the seed and the step, so neither is stored.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +23,38 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from distillctl.core.errors import DataError, RunError
+from distillctl.core.errors import DataError, DistillError, RunError
 from distillctl.core.models.loading import save_model
 from distillctl.core.run_dir import RunDirectory
+from distillctl.core.run_dir.manifest import check_sealed, is_sealed, seal
+from distillctl.core.store.files import read_json, sync_directory, to_json
+from distillctl.core.training.random_state import RandomState, random_state
 
 STATE = "trainer.json"
+CONFIG = "run_config.json"
 STUDENT = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-RANDOM = "random.safetensors"
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
 class TrainerState:
-    """Where a run stands, besides its tensors. ``step`` optimizer steps are done."""
+    """Where a run stands, besides its tensors. ``step`` optimizer steps are done.
+
+    Attributes:
+        step, target_tokens: done so far.
+        data_fingerprint: of the training records.
+        objective: scales, running norms and corrections of the objective.
+        dev_f1: step (as text, JSON has no other keys) -> F1 on dev.
+        skipped: the steps that a NaN or an infinity made leave the student as it was, from 1.
+    """
 
     step: int
     target_tokens: int
-    config_fingerprint: str
     data_fingerprint: str
     objective: dict[str, Any]
-    dev_f1: dict[str, float] = field(default_factory=dict)  # step (as text, JSON has no other keys) -> F1
-    sha256: dict[str, str] = field(default_factory=dict)  # of the tensor files: a flipped bit would load silently
+    dev_f1: dict[str, float] = field(default_factory=dict)
+    skipped: list[int] = field(default_factory=list)
 
     @property
     def best_step(self) -> int | None:
@@ -55,43 +73,59 @@ def save_checkpoint(
     config: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Writes ``checkpoints/step-N`` under another name and renames it; then deletes what ``keep`` allows no more."""
+    """Writes ``checkpoints/step-N`` under another name and renames it; then deletes what ``keep`` allows no more.
+
+    Raises RunError where it cannot be written; the checkpoints that there were stay as they are.
+    """
     target = run.checkpoint(state.step)
-    temporary = run.folder("checkpoints", f".step-{state.step}.tmp")
+    temporary = run.folder("checkpoints") / _unfinished(state.step)
     try:
-        shutil.rmtree(temporary)
+        _delete_unfinished(run)  # of a process that was killed while it wrote or deleted one
         temporary.mkdir()
         save_model(student, tokenizer, temporary)
         save_file(optimizer_tensors(optimizers), temporary / OPTIMIZER)
-        save_file({"torch": torch.get_rng_state()}, temporary / RANDOM)
-        (temporary / "run_config.json").write_text(json.dumps(config), encoding="utf-8")
-        # The state goes last: a directory without it is not a checkpoint.
-        sealed = replace(state, sha256={name: _seal(temporary / name) for name in (STUDENT, OPTIMIZER, RANDOM)})
-        (temporary / STATE).write_text(json.dumps(asdict(sealed), indent=1), encoding="utf-8")
-        _seal(temporary / STATE)
-        if target.exists():
-            shutil.rmtree(target)
+        generators = random_state()
+        save_file(generators.tensors, temporary / f"{RANDOM}.safetensors")
+        for name, values in ((RANDOM + ".json", generators.plain), (CONFIG, dict(config)), (STATE, asdict(state))):
+            (temporary / name).write_text(to_json(values, indent=1), encoding="utf-8")
+        seal(temporary)
+        _put_aside(target)
         temporary.rename(target)
+        sync_directory(target.parent)
+        _delete_surplus(run, state, keep)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{target}: the checkpoint cannot be written: {error}. Free space and --resume") from error
-    _delete_surplus(run, state, keep)
     return target
 
 
-def _seal(file: Path) -> str:
-    """Puts a written file on disk for good and returns its SHA-256 (hex)."""
-    with file.open("rb+") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        os.fsync(opened.fileno())
-    return digest
+def _unfinished(step: int | str) -> str:
+    """Name of a checkpoint that is being written or deleted: whoever finds one may delete it."""
+    return f".step-{step}.tmp"
+
+
+def _put_aside(path: Path) -> None:
+    """Takes a checkpoint out of sight at once, so that a kill on the way leaves a whole one or none."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        path.rename(path.with_name(_unfinished(f"{path.name.removeprefix('step-')}-old")))
 
 
 def _delete_surplus(run: RunDirectory, state: TrainerState, keep: int) -> None:
-    steps = list(run.checkpoints())
-    kept = {*steps[-keep:], state.step, state.best_step}
-    unfinished = run.folder("checkpoints").glob(".step-*.tmp")  # of a run that was killed while it wrote one
-    for path in [*(run.checkpoint(step) for step in steps if step not in kept), *unfinished]:
-        shutil.rmtree(path)
+    whole = [step for step, path in run.checkpoints().items() if is_sealed(path)]
+    kept = {*whole[-keep:], state.step, state.best_step}
+    for step, path in run.checkpoints().items():
+        if step not in kept:
+            _put_aside(path)
+    _delete_unfinished(run)
+
+
+def _delete_unfinished(run: RunDirectory) -> None:
+    for path in run.folder("checkpoints").glob(_unfinished("*")):
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
 
 
 def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -122,48 +156,51 @@ class Checkpoint:
 
     path: Path
     state: TrainerState
+    config: dict[str, Any]
     student: dict[str, Tensor]
     optimizers: dict[str, Tensor]
-    random: Tensor
+    random: RandomState
 
 
 def latest_checkpoint(run: RunDirectory) -> Checkpoint | None:
-    """The newest complete checkpoint of a run; None when there is none yet."""
-    complete = [path for path in run.checkpoints().values() if (path / STATE).is_file()]
-    return read_checkpoint(complete[-1]) if complete else None
+    """The newest whole checkpoint of a run; None when there is none yet.
+
+    Raises DataError for a damaged one, naming it and what can be gone on from instead.
+    """
+    whole = [path for path in run.checkpoints().values() if is_sealed(path)]
+    if not whole:
+        return None
+    try:
+        return read_checkpoint(whole[-1])
+    except DataError as error:
+        before = f"goes on from {whole[-2].name}" if len(whole) > 1 else "begins anew"
+        raise DataError(f"{error}. Delete that directory, and --resume {before}") from error
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint. Raises DataError naming the damaged file."""
+    """Reads a checkpoint, every file of it checked before. Raises DataError naming the damaged file."""
     try:
-        state = TrainerState(**json.loads((path / STATE).read_text(encoding="utf-8")))
-        for name in (STUDENT, OPTIMIZER, RANDOM):
-            with (path / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != state.sha256[name]:
-                    raise ValueError(f"{name} is not what was written")
+        check_sealed(path)
         return Checkpoint(
             path,
-            state,
+            _state(read_json(path / STATE)),
+            read_json(path / CONFIG),
             load_file(path / STUDENT),
             load_file(path / OPTIMIZER),
-            load_file(path / RANDOM)["torch"],
+            RandomState(load_file(path / f"{RANDOM}.safetensors"), read_json(path / f"{RANDOM}.json")),
         )
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise DataError(
-            f"{path}: damaged checkpoint ({error}). Delete that directory and --resume from the one before"
-        ) from error
+    except (DistillError, OSError, ValueError, TypeError, SafetensorError) as error:
+        reason = str(error).removeprefix(f"{path}/")
+        raise DataError(f"{path}: damaged checkpoint ({reason})") from error
 
 
-def check_resumable(checkpoint: Checkpoint, config_fingerprint: str, data_fingerprint: str) -> None:
-    """Raise DataError if a checkpoint was made with another configuration or from other training records."""
-    saved = checkpoint.state
-    if saved.config_fingerprint != config_fingerprint:
-        raise DataError(f"{checkpoint.path}: made with another configuration; use the run's own config.yaml")
-    if saved.data_fingerprint != data_fingerprint:
-        raise DataError(
-            f"{checkpoint.path}: made from other data ({saved.data_fingerprint[:12]}, now {data_fingerprint[:12]}): "
-            "package versions or the data file changed"
-        )
+def _state(values: Mapping[str, Any]) -> TrainerState:
+    state = TrainerState(**values)
+    whole = (state.step, state.target_tokens, *state.skipped)
+    if not all(isinstance(number, int) and number >= 0 for number in whole) or not isinstance(state.objective, dict):
+        raise ValueError(f"{STATE} should hold counts and the objective's state")
+    _ = state.best_step  # which reads the scores
+    return state
 
 
 def load_student(student: nn.Module, checkpoint: Checkpoint) -> None:

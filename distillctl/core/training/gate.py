@@ -9,7 +9,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from distillctl.core.errors import RunError
+from distillctl.core.errors import NotFiniteError, RunError
 from distillctl.core.losses.term import LossBatch, StudentOutputs, Term
 
 
@@ -29,7 +29,7 @@ def check_terms_reach_student(
 
     Args:
         parameters: the student's trainable parameters.
-        logits: [B,T,V] student logits attached to the student's graph, which stays usable. Under
+        logits: student logits, [B,T,V] or [R,V], attached to the student's graph, which stays usable. Under
             data-parallel training take them from the unwrapped module.
         make_outputs: what the training loop makes from logits; called once per term, so that terms cannot
             lean on each other's graph.
@@ -66,7 +66,7 @@ def _term_norm(term: Term, outputs: StudentOutputs, batch: LossBatch, student: l
             "its weight to 0."
         )
     if not torch.isfinite(value).item():
-        raise RunError(
+        raise NotFiniteError(
             f"Loss term '{term.name}' is {value.item()} before step 1: look at the first batch and the models."
         )
     if not value.requires_grad:
@@ -77,7 +77,7 @@ def _term_norm(term: Term, outputs: StudentOutputs, batch: LossBatch, student: l
         raise RunError(_silent(term.name))
     norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients))
     if not math.isfinite(norm):
-        raise RunError(
+        raise NotFiniteError(
             f"Loss term '{term.name}' gives the student a gradient that is not finite before step 1: look at "
             "the first batch, its temperature and the models' precision."
         )

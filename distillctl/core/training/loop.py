@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from distillctl.core import phases as parts
 from distillctl.core.config.schema import Config
 from distillctl.core.data.encoding import Example
-from distillctl.core.errors import RunError
+from distillctl.core.errors import NotFiniteError, RunError
 from distillctl.core.losses.objective import Objective
 from distillctl.core.losses.step_report import StepReport
 from distillctl.core.losses.term import LossBatch, StudentOutputs
@@ -23,22 +25,23 @@ from distillctl.core.models.student import prepare_student
 from distillctl.core.models.vocabulary import special_ids
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory, StepLog
-from distillctl.core.run_dir.step_log import cut_after
 from distillctl.core.teacher.cached import tail_mass
 from distillctl.core.teacher.live import forced_logits
 from distillctl.core.training.batches import MicroBatch
 from distillctl.core.training.checkpoints import (
     Checkpoint,
     TrainerState,
-    check_resumable,
     load_optimizers,
     load_student,
     save_checkpoint,
 )
+from distillctl.core.training.diagnostics import BadStep, stop, too_many, write_diagnostics
 from distillctl.core.training.gate import check_terms_reach_student
 from distillctl.core.training.interrupts import InterruptFlag
 from distillctl.core.training.memory import peak_memory_mb
 from distillctl.core.training.optimisation import learning_rate_factor, make_optimizers, set_learning_rate
+from distillctl.core.training.random_state import restore_random_state
+from distillctl.core.training.resuming import check_same_run
 from distillctl.core.training.step_inputs import Guides, StepInputs, StepLoader, plan_steps
 from distillctl.core.training.step_row import progress_note, rebalance_note, report_columns
 
@@ -51,6 +54,7 @@ class TrainingResult:
     interrupted: bool
     dev_f1: dict[str, float]
     gate_norms: dict[str, float]
+    terminated: bool = False  # interrupted by SIGTERM
 
 
 class Trainer:
@@ -103,47 +107,50 @@ class Trainer:
             accelerator.num_processes,
         )
         self._factor = learning_rate_factor(config.training, self.plan.steps)
-        self.state = TrainerState(0, 0, config.fingerprint(), data_fingerprint, {})
+        self.state = TrainerState(0, 0, data_fingerprint, {})
         self.rebalanced: dict[str, float] = {}  # what the last step's report says of it
+        self.phases: parts.Phases = parts.UNTIMED
+
+    def tell(self, phases: parts.Phases) -> None:
+        """From now on ``phases`` is told which part of a step is under way."""
+        self.phases = self.objective.phases = phases
 
     # --- a run ------------------------------------------------------------------------------------------------
 
     def train(self, reporter: Reporter, checkpoint: Checkpoint | None = None) -> TrainingResult:
-        """Runs to the end, or to the first Ctrl-C after the step under way; checkpoints and dev scores on the way.
+        """Runs to the end, or to the first Ctrl-C (or SIGTERM) after the step under way; saves and scores on the way.
 
         Raises RunError when a term is silent (before step 1), or a loss or gradient is not finite.
         """
         if checkpoint is not None:
             self._restore(checkpoint)
         first = self.state.step
-        gate_norms = self._pass_gate() if first == 0 else {}
+        gate_norms = self._pass_gate_or_stop() if checkpoint is None else {}
         if gate_norms:  # noted at once: a run that is stopped and resumed passes the gate only here
             self.run.note(gate=gate_norms)
-        if checkpoint is not None:
-            # A run that was killed may have logged steps after its last checkpoint: they are done again.
-            cut_after(self.run.step_metrics_file, first)
+        if self.state.skipped:
+            self.run.note(training={"skipped_steps": self.state.skipped})
+        # A run that was killed may have logged steps after its last checkpoint: they are done again.
         log = self.run.step_log(
-            self.objective.names, tensorboard=self.config.logging.tensorboard, append=checkpoint is not None
+            self.objective.names, tensorboard=self.config.logging.tensorboard, after=first if checkpoint else None
         )
         epochs_done = math.floor(first * self.plan.step_size / self.plan.examples + 1e-9)
         with log, InterruptFlag() as interrupt, reporter.task("training", self.plan.steps) as task:
             for number in range(first, self.plan.steps):
-                row = self._step(number)
-                for name, ratio in self.rebalanced.items():
-                    reporter.note(rebalance_note(number + 1, name, ratio, row[f"scale_{name}"]))
                 ended = number + 1 == self.plan.steps
-                # What a gradient step measured was paid for: its row is written whatever logging.steps says.
-                if (number + 1) % self.config.logging.steps == 0 or self._measures_gradients(number) or ended:
-                    log.write(row)
-                task.update(number + 1, note=progress_note(row))
+                row = self._step_or_skip(number, log, reporter)
+                if row is not None:
+                    for name, ratio in self.rebalanced.items():
+                        reporter.note(rebalance_note(number + 1, name, ratio, row[f"scale_{name}"]))
+                    task.update(number + 1, note=progress_note(row))
                 epoch = math.floor(self.plan.epoch_after(number) + 1e-9)
                 if epoch > epochs_done or ended:
                     epochs_done = epoch
                     self._end_epoch(log, reporter)
-                elif interrupt.raised:
-                    self._save()
+                elif interrupt.raised or self._saves_after(number):
+                    self._save(log)
                 if interrupt.raised:
-                    return TrainingResult(number + 1, True, self.state.dev_f1, gate_norms)
+                    return TrainingResult(number + 1, True, self.state.dev_f1, gate_norms, interrupt.terminated)
         return TrainingResult(self.plan.steps, False, self.state.dev_f1, gate_norms)
 
     def _end_epoch(self, log: StepLog, reporter: Reporter) -> None:
@@ -153,9 +160,14 @@ class Trainer:
             log.mirror(self.state.step, {"dev/f1": f1})
             epoch = self.state.step * self.plan.step_size / self.plan.examples
             reporter.note(f"step {self.state.step:,} (epoch {epoch:.2f}): F1 on dev {f1:.2f}")
-        self._save()
+        self._save(log)
 
-    def _save(self) -> None:
+    def _saves_after(self, number: int) -> bool:
+        every = self.config.checkpoints.save_steps
+        return every is not None and (number + 1) % every == 0
+
+    def _save(self, log: StepLog) -> None:
+        log.flush()  # what a checkpoint's step has logged must outlive a kill as the checkpoint does
         self.state = replace(self.state, objective=self.objective.state_dict())
         if self.accelerator.is_main_process:
             save_checkpoint(
@@ -169,10 +181,11 @@ class Trainer:
             )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        check_resumable(checkpoint, self.state.config_fingerprint, self.data_fingerprint)
+        saved = checkpoint.state.data_fingerprint
+        check_same_run(checkpoint.path, checkpoint.config, saved, self.config.to_dict(), self.data_fingerprint)
         load_student(self.student, checkpoint)
         load_optimizers(self._plain_optimizers(), checkpoint.optimizers)
-        torch.set_rng_state(checkpoint.random)
+        restore_random_state(checkpoint.random)
         self.objective.load_state_dict(checkpoint.state.objective)
         self.state = checkpoint.state
 
@@ -181,10 +194,43 @@ class Trainer:
 
     # --- one step ---------------------------------------------------------------------------------------------
 
+    def step(self, number: int, log: StepLog) -> dict[str, float | int | None]:
+        """One optimizer step (``number`` from 0) and its row, written where it is due."""
+        row = self._step(number)
+        ended = number + 1 == self.plan.steps
+        # What a gradient step measured was paid for: its row is written whatever logging.steps says.
+        if (number + 1) % self.config.logging.steps == 0 or self._measures_gradients(number) or ended:
+            with self.phases.phase(parts.LOGGING):
+                log.write(row)
+        return row
+
+    def _step_or_skip(self, number: int, log: StepLog, reporter: Reporter) -> dict[str, float | int | None] | None:
+        """:meth:`step`; None for one that was not finite and is passed over, as ``training.on_nan`` asks for."""
+        try:
+            return self.step(number, log)
+        except NotFiniteError as error:
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            bad, saved = self._diagnose(number, error)
+            skipped = [*self.state.skipped, number + 1]
+            if self.config.training.on_nan == "stop" or too_many(skipped):
+                raise stop(bad, saved, "--resume --on-nan skip goes on without it") from error
+            self.state = replace(self.state, step=number + 1, skipped=skipped)
+            if self.accelerator.is_main_process:  # at once: whatever becomes of the run, this is not forgotten
+                self.run.note(training={"skipped_steps": skipped})
+            reporter.note(f"skipped: {error} The batch is in {saved}")
+            return None
+
+    def _diagnose(self, number: int, error: NotFiniteError) -> tuple[BadStep, str]:
+        """What is known of a step that was not finite, and where it was written to."""
+        bad = BadStep(number + 1, str(error), *self.loader.whole_step(number))
+        return bad, write_diagnostics(self.run, bad) if self.accelerator.is_main_process else "diagnostics/"
+
     def _step(self, number: int) -> dict[str, float | int | None]:
-        """One optimizer step (``number`` from 0); returns its row of step_metrics.csv."""
+        """One optimizer step; returns its row of step_metrics.csv."""
         started = time.perf_counter()
-        inputs = self.loader.load(number)
+        with self.phases.phase(parts.DATA):
+            inputs = self.loader.load(number)
         data_seconds = time.perf_counter() - started
         learning_rate = self.config.training.learning_rate * self._factor(number)
         set_learning_rate(self.optimizers, learning_rate)
@@ -193,18 +239,26 @@ class Trainer:
         for index, (micro, batch) in enumerate(zip(inputs.micro_batches, inputs.loss_batches, strict=True)):
             last = index + 1 == len(inputs.micro_batches)
             batch = self._with_teacher(batch, micro)
-            tail += tail_mass(batch)
+            with self.phases.phase(parts.LOGGING):
+                tail += tail_mass(batch)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                logits = self._logits(self.model, micro)
-                gradient = self.objective.logit_gradient(self._outputs(logits), batch)
-                # Data-parallel training averages gradients over processes; the objective's counts are global sums.
-                logits.backward(gradient * self.accelerator.num_processes)
-        report = self._end_step(number)
+                with self.phases.phase(parts.STUDENT_FORWARD):
+                    logits = self._logits(self.model, micro)
+                with self.phases.phase(parts.OBJECTIVE):
+                    gradient = self.objective.logit_gradient(self._outputs(logits, micro), batch)
+                    if self.accelerator.num_processes > 1:
+                        # Data-parallel training averages gradients over processes; the counts are global sums.
+                        gradient *= self.accelerator.num_processes
+                with self.phases.phase(parts.STUDENT_BACKWARD):
+                    logits.backward(gradient)
+        with self.phases.phase(parts.LOGGING):
+            report = self._end_step(number)
         self.rebalanced = report.rebalanced
-        total_norm = self._clip(number)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        with self.phases.phase(parts.OPTIMIZER):
+            total_norm = self._clip(number)
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
         self.state = replace(self.state, step=number + 1, target_tokens=self.state.target_tokens + tokens)
         seconds = time.perf_counter() - started
         return {
@@ -229,7 +283,7 @@ class Trainer:
         try:
             return self.objective.end_step()
         except RunError as error:
-            raise RunError(f"step {number + 1}: {error}") from error
+            raise type(error)(f"step {number + 1}: {error}") from error
 
     def _begin(self, inputs: StepInputs, number: int, separate: bool) -> int:
         """Tells the objective the whole step's counts; returns its number of target tokens. One reduction."""
@@ -243,23 +297,25 @@ class Trainer:
         return int(total[-1]) if self.accelerator.num_processes > 1 else inputs.tokens
 
     def _logits(self, model: Any, micro: MicroBatch) -> Tensor:
-        """Teacher-forced student logits, [B,T,V] float32."""
-        return forced_logits(
-            model, micro.input_ids, micro.attention_mask, micro.labels, self._start_id, self._padding_id
-        )
+        """Teacher-forced student logits of the target tokens, [R,V] float32."""
+        inputs = (micro.input_ids, micro.attention_mask, micro.labels, micro.places)
+        return forced_logits(model, *inputs, self._start_id, self._padding_id)
 
-    def _outputs(self, logits: Tensor) -> StudentOutputs:
-        return StudentOutputs(logits, self._read_predictions if self.guides.encoder is not None else None)
+    def _outputs(self, logits: Tensor, micro: MicroBatch) -> StudentOutputs:
+        encode = partial(self._read_predictions, places=micro.places.flat) if self.guides.encoder is not None else None
+        return StudentOutputs(logits, encode, micro.places)
 
-    def _read_predictions(self, logits: Tensor, mask: Tensor) -> Tensor:
+    def _read_predictions(self, logits: Tensor, mask: Tensor, places: Tensor) -> Tensor:
         assert self.guides.encoder is not None
-        with self.accelerator.autocast():
-            return self.guides.encoder.predicted_states(logits, mask)
+        with self.phases.phase(parts.ENCODER_FORWARD), self.accelerator.autocast():
+            states = self.guides.encoder.predicted_states(logits, mask, places=places)
+        self.phases.backward_of(parts.ENCODER_BACKWARD, states)
+        return states
 
     def _with_teacher(self, batch: LossBatch, micro: MicroBatch) -> LossBatch:
         if self.guides.teacher is None:
             return batch
-        with self.accelerator.autocast():
+        with self.phases.phase(parts.TEACHER), self.accelerator.autocast():
             return self.guides.teacher.guide(
                 batch, self.loader.examples_of(micro), micro.input_ids, micro.attention_mask
             )
@@ -273,20 +329,27 @@ class Trainer:
             return None
         if not self.guides.teacher.has_tail:
             return 0.0
-        return float(self.accelerator.reduce(tail, reduction="sum")) / max(1, tokens)
+        with self.phases.phase(parts.LOGGING):
+            return float(self.accelerator.reduce(tail, reduction="sum")) / max(1, tokens)
 
     def _clip(self, number: int) -> float:
-        """Clips the total gradient norm and returns it as it was. Raises RunError when it is not finite."""
+        """Clips the total gradient norm and returns it as it was. Raises NotFiniteError when it is not finite."""
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.training.max_grad_norm)
         total = float(norm) if norm is not None else math.nan
         if not math.isfinite(total):
-            raise RunError(
+            raise NotFiniteError(
                 f"step {number + 1}: the gradient of the student's parameters is {total}; nothing was updated. "
                 "Lower training.learning_rate or turn bf16 off"
             )
         return total
 
     # --- before step 1 ----------------------------------------------------------------------------------------
+
+    def _pass_gate_or_stop(self) -> dict[str, float]:
+        try:
+            return self._pass_gate()
+        except NotFiniteError as error:
+            raise stop(*self._diagnose(0, error), "Nothing was trained yet") from error
 
     def _pass_gate(self) -> dict[str, float]:
         """Refuses silent terms, and measures the gradients of step 1 so that it is limited like every other."""
@@ -301,7 +364,7 @@ class Trainer:
         norms = check_terms_reach_student(
             self.student.parameters(),
             self._logits(self.student, micro),
-            self._outputs,
+            partial(self._outputs, micro=micro),
             self.objective.terms,
             self._with_teacher(inputs.loss_batches[0], micro),
             frozen,
@@ -311,7 +374,7 @@ class Trainer:
         for micro, batch in zip(inputs.micro_batches, inputs.loss_batches, strict=True):
             with torch.no_grad():
                 logits = self._logits(self.student, micro)
-            self.objective.logit_gradient(self._outputs(logits), self._with_teacher(batch, micro))
+            self.objective.logit_gradient(self._outputs(logits, micro), self._with_teacher(batch, micro))
         self.objective.end_step(rebalance=False)  # step 1 has the scales that were asked for
         torch.set_rng_state(random_state)  # dropout of step 1 does not depend on what was measured before it
         return norms

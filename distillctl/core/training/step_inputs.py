@@ -68,6 +68,11 @@ class StepLoader:
         """The examples of a micro-batch, in its order."""
         return [self._examples[index] for index in micro.examples]
 
+    def whole_step(self, number: int) -> tuple[list[Example], MicroBatch]:
+        """All examples of step ``number`` (from 0), of every process, and the one batch that they make."""
+        indices = self._plan.step(number)
+        return [self._examples[index] for index in indices], collate(self._examples, indices, self._padding_id)
+
     def load(self, number: int) -> StepInputs:
         """Inputs of step ``number`` (from 0) on the training device."""
         indices = self._plan.step(number)
@@ -77,13 +82,14 @@ class StepLoader:
         micro_batches, loss_batches, tokens = [], [], 0
         for share in shares:
             micro = collate(self._examples, share, self._padding_id)
-            tokens += int((micro.labels >= 0).sum())
+            tokens += len(micro.places.flat)
             weights = self._token_weights(micro.labels, number)
             moved = micro.to(self._device)
             micro_batches.append(moved)
             loss_batches.append(
                 LossBatch(
                     labels=moved.labels,
+                    targets=moved.places,
                     token_weights=self._move(weights),
                     gold_states=self._gold_states(micro),
                     mean_state=self._move(self._guides.bank.mean_state) if self._guides.bank else None,

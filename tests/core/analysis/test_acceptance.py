@@ -13,6 +13,7 @@ from distillctl.core.analysis.acceptance import acceptance, first_not_finite, la
 from distillctl.core.analysis.comparison import Comparison
 from distillctl.core.analysis.criterion import Criterion
 from distillctl.core.analysis.run_data import Overhead
+from distillctl.core.errors import DataError
 from distillctl.core.evaluation.significance import Difference
 from tests.core.analysis.arms import Arm, compared
 
@@ -141,6 +142,18 @@ def test_a_loss_that_is_not_finite_is_not_met(value: float | None, tmp_path: Pat
     assert one.verdict == "not met"
     shown = "blank" if value is None else str(value)
     assert one.measured == f"{tmp_path / 'b1'}: loss_jsd is {shown} in step 41"
+
+
+def test_steps_that_were_skipped_are_told_whatever_the_log_says(tmp_path: Path) -> None:
+    spoilt = Arm(record={"training": {"steps": 90, "skipped_steps": [7, 41]}})
+    one = criterion(compared(tmp_path, [Arm()], [spoilt]), "No NaN or Inf")
+    assert one.verdict == "not met"
+    assert one.measured == f"{tmp_path / 'b1'}: 2 steps were not finite and were skipped (--on-nan skip): 7, 41"
+
+
+def test_nonsense_about_skipped_steps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"skipped_steps should be a list of steps. Found 'no'"):
+        acceptance(compared(tmp_path, [Arm()], [Arm(record={"training": {"skipped_steps": "no"}})]))
 
 
 def test_a_gradient_that_is_blank_is_fine() -> None:

@@ -14,11 +14,13 @@ from distillctl.core.analysis.markdown import to_markdown
 from distillctl.core.analysis.names import METRIC_TITLES
 from distillctl.core.analysis.report import INPUT_SHOWN, around_mask, build_report, notes_of
 from distillctl.core.analysis.report_folder import PICTURES
+from distillctl.core.analysis.run_data import Overhead
 from distillctl.core.analysis.summary import summary
 from distillctl.core.analysis.tables import MOST_GROUPS, groups_table
 from distillctl.core.evaluation.corpus_sums import METRICS
 from distillctl.core.evaluation.significance import Difference
 from tests.core.analysis.arms import Arm, compared
+from tests.core.analysis.costs import made_record
 
 BETTER = Arm(right=range(4, 24), terms=("focal", "jsd", "semantic", "contrastive"), seconds=47.0)
 
@@ -36,6 +38,31 @@ def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 def markdown(comparison: Comparison) -> str:
     return to_markdown(build_report(comparison, acceptance(comparison)))
+
+
+def with_cost(comparison: Comparison, objective: object) -> Comparison:
+    """The comparison with a measurement in the candidate's run, of these two objectives."""
+    configs = {
+        "baseline": {"objective": comparison.baselines[0].config["objective"]},
+        "candidate": {"objective": objective},
+    }
+    record = made_record() | {"provenance": {"configs": configs}}
+    measured = Overhead(1.019, 1.018, 1.02, "b1/analysis/overhead.json", record)
+    return replace(comparison, candidates=(replace(comparison.candidates[0], overhead=measured),))
+
+
+def test_what_was_measured_of_the_cost_is_shown(plain: Comparison) -> None:
+    assert "## Cost" not in markdown(plain)
+    text = markdown(with_cost(plain, plain.candidates[0].config["objective"]))
+    assert "Measured by `profile-overhead` (b1/analysis/overhead.json): within the limit of 1.10." in text
+    assert "| candidate / cross-entropy | 1.060 (1.060 to 1.060) |" in text
+    assert "| without semantic and contrastive | 1.049 " in text
+    assert "is not that of the run" not in text
+
+
+def test_a_cost_of_another_objective_is_marked(plain: Comparison) -> None:
+    text = markdown(with_cost(plain, {"other": 1}))
+    assert "The objective of the candidate that was measured is not that of the run." in text
 
 
 def test_every_metric_has_a_title() -> None:

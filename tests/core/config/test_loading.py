@@ -180,6 +180,7 @@ BAD_SETTINGS = [
     ("teacher.top_k=0", "should be at least 1"),
     ("teacher.cache_dir=results/run/cache", "lies in output_dir, which --overwrite empties"),
     ("teacher.cache_dir=results/../results/run", "lies in output_dir, which --overwrite empties"),
+    ("encoder.cache_dir=results/run/bank", "encoder.cache_dir lies in output_dir, which --overwrite empties"),
     ("data.mask=alll", "did you mean all?"),
     ("data.packages=numpy", "should be a list"),
     ("data.packages=[]", "packages is empty"),
@@ -193,13 +194,18 @@ BAD_SETTINGS = [
     ("data={path: a.jsonl, packages: [numpy]}", "choose one"),
     ("training.per_device_train_batch_size=1", "a batch of one with in-batch negatives"),
     ("evaluation.split=test", "should be 'validation' or 'dev'"),
-    ("checkpoints.save_total_limit=0", "should be at least 1"),
+    ("checkpoints.save_total_limit=1", "should be at least 2"),
     ("novalue", "should be KEY=VALUE"),
     ("=3", "should be KEY=VALUE"),
     ("a..b=3", "should be KEY=VALUE"),
     ("seed=[", "--set seed:1: not valid YAML"),
     ("seed=!!int 3", "tag !!int is not supported"),
 ]
+
+
+def test_one_directory_is_not_both_caches() -> None:
+    messages = messages_of(settings=["teacher.cache_dir=one/place", "encoder.cache_dir=one/other/../place"])
+    assert "are the same: each needs a directory of its own" in "\n".join(messages)
 
 
 @pytest.mark.parametrize(("setting", "words"), BAD_SETTINGS, ids=[setting for setting, _ in BAD_SETTINGS])

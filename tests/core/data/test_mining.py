@@ -19,9 +19,9 @@ from distillctl.core.data.mining import (
     dependency_names,
     locate,
     mine,
-    read_source,
 )
 from distillctl.core.data.records import Record
+from distillctl.core.data.source_files import read_source
 from distillctl.core.data.splits import SPLITS, split_of
 from distillctl.core.errors import DataError, RunError
 

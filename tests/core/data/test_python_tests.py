@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillctl.core.data.python_tests import FoundTest, find_tests, one_line
+from distillctl.core.data.found_tests import FoundTest
+from distillctl.core.data.python_tests import one_line, read_tests
 
 MASK = "<extra_id_{}>"
 
 
 def only_test(source: str) -> FoundTest:
-    (found,) = find_tests(source)
+    (found,) = read_tests(source).tests
     return found
 
 
@@ -50,7 +51,7 @@ def assertions_by_ast(code: str) -> list[str]:
 
 def assert_masks_exact(source: str) -> None:
     """Each span holds one assertion and nothing else, and what is left of the test still parses."""
-    for found in find_tests(source):
+    for found in read_tests(source).tests:
         raw = found.text.encode()
         spans = [raw[assertion.start : assertion.end].decode() for assertion in found.assertions]
         assert [tree_of(span) for span in spans] == assertions_by_ast(found.text)
@@ -181,7 +182,7 @@ def test_an_assertion_that_cannot_be_one_line_stays_visible() -> None:
     found = only_test(source)
     assert [assertion.line for assertion in found.assertions] == ["assert a", None, "assert c"]
     assert found.masked([2], MASK) == 'def test():\n    assert a\n    assert b == """\n    x"""\n    <extra_id_0>'
-    assert find_tests('def test():\n    assert b == """\n    x"""\n') == []
+    assert read_tests('def test():\n    assert b == """\n    x"""\n').tests == ()
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -224,7 +225,7 @@ def test_what_counts_as_a_test_and_as_an_assertion() -> None:
                 assert x
         """
     )
-    found = {test.qualified_name: [a.line for a in test.assertions] for test in find_tests(source)}
+    found = {test.qualified_name: [a.line for a in test.assertions] for test in read_tests(source).tests}
     assert found == {
         "test_calls": ["self.assertEqual(1, x)", "np.testing.assert_allclose(x, 1)"],
         "Suite.testCamel": ["assert not x"],
@@ -233,14 +234,14 @@ def test_what_counts_as_a_test_and_as_an_assertion() -> None:
 
 def test_calls_come_in_the_order_in_which_they_end() -> None:
     found = only_test("@mark(1)\ndef test():\n    é = outer(inner(x), 1).last().tail\n    x[0]()\n    assert ok(é)\n")
-    assert [name for _, name in found.calls] == ["mark", "inner", "outer", "last", "ok"]
+    assert [call.name for call in found.calls] == ["mark", "inner", "outer", "last", "ok"]
     raw = found.text.encode()
-    assert all(raw[end - 1 : end] == b")" for end, _ in found.calls)
+    assert all(raw[call.end - 1 : call.end] == b")" for call in found.calls)
 
 
 @pytest.mark.parametrize("source", ["def test(:\n", "\0", "x = " + "(" * 5000, "print 'python 2'", ""])
 def test_a_file_that_does_not_parse_has_no_tests(source: str) -> None:
-    assert find_tests(source) == []
+    assert read_tests(source).tests == ()
 
 
 def test_other_peoples_warnings_are_not_ours() -> None:
@@ -281,7 +282,7 @@ def test_masks_are_exact_in_any_test(statements: list[str], depth: int, end: str
     source = "\n".join(lines).replace("\n    def inner", "\n" + "    " * (depth + 1) + "def inner")
     source = source.replace("x:\n    assert é", "x:\n" + "    " * (depth + 2) + "assert é")
     source = source.replace("():\n        assert", "():\n" + "    " * (depth + 2) + "assert")
-    found = find_tests(source.replace("\n", end))
+    found = read_tests(source.replace("\n", end)).tests
     assert [test.qualified_name for test in found] == [".".join([f"C{i}" for i in range(depth)] + ["test"])]
     assert_masks_exact(source.replace("\n", end))
 

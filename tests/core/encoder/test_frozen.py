@@ -49,6 +49,22 @@ def test_padding_has_no_influence(encoder: FrozenEncoder) -> None:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("soft", [True, False])
+def test_logits_of_the_valid_positions_alone_give_the_same_states_and_gradient(
+    encoder: FrozenEncoder, soft: bool
+) -> None:
+    mask = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()
+    whole = some_logits(encoder).requires_grad_(True)
+    rows = whole.detach()[mask].requires_grad_(True)
+    expected = encoder.predicted_states(whole, mask, soft)
+    found = encoder.predicted_states(rows, mask, soft, places=mask.flatten().nonzero().squeeze(-1))
+    assert_close(found, expected)
+    (expected_gradient,) = torch.autograd.grad(expected.pow(3).sum(), whole)
+    (gradient,) = torch.autograd.grad(found.pow(3).sum(), rows)
+    assert_close(gradient, expected_gradient[mask])
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_an_example_without_tokens_is_zero_and_differentiable(encoder: FrozenEncoder) -> None:
     logits = some_logits(encoder).requires_grad_(True)
     mask = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()

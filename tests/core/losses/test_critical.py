@@ -133,7 +133,44 @@ def test_bad_input_is_refused() -> None:
 
 
 def test_the_lists_hold_what_the_design_names() -> None:
-    python = {"assert", "==", "!=", "<", "<=", ">", ">=", "is", "in", "not", "True", "False", "None"}
+    python = {"assert", "assertEqual", "==", "!=", "<", "<=", ">", ">=", "is", "in", "not", "True", "False", "None"}
     java = {"assertEquals", "assertThat", "isEqualTo", "==", "!=", "instanceof", "true", "false", "null"}
-    assert python <= set(CRITICAL_WORDS["python"])
-    assert java <= set(CRITICAL_WORDS["java"])
+    for language, words in (("python", python), ("java", java)):
+        for word in words:
+            assert marked(ByT5Tokenizer(), language, f"a {word} b") == [word]
+        assert len(CRITICAL_WORDS[language]) == len(set(CRITICAL_WORDS[language]))
+
+
+def test_java_has_the_words_of_each_framework() -> None:
+    text = (
+        "Assert.assertBitEquals(1, a); assertThat(b).isCloseTo(2).hasSize(3); assertThat(c, is(not(nullValue())));"
+        'assertWithMessage("is null").that(d).containsExactly(e).inOrder(); assertTrue(f.equals(g));'
+    )
+    assert marked(ByT5Tokenizer(), "java", text) == [
+        *("assertBitEquals", "assertThat", "isCloseTo", "hasSize", "assertThat", "is", "not", "nullValue"),
+        *("assertWithMessage", "containsExactly", "inOrder", "assertTrue", "equals"),
+    ]
+
+
+def test_coverage_says_which_ids_the_words_became_and_how_much_of_the_targets_they_are(bpe: Any) -> None:
+    texts = ["assertEquals(a, null)", "assertEquals(b)", "other(x)"]
+    labels = labels_of(bpe, *texts)
+    rows = [[token for token in row if token != -100] for row in labels.tolist()]
+    critical = CriticalTokens(bpe, "java")
+    found = critical.coverage(rows)
+    assert found.target_tokens == sum(map(len, rows))
+    assert found.critical_tokens == int(critical.mask(labels).sum()) > 0
+    assert found.share == found.critical_tokens / found.target_tokens
+    assert {word: of.times for word, of in found.words.items()} == {"assertEquals": 2, "null": 1}
+    for word, of in found.words.items():
+        assert word in "".join(bpe.convert_ids_to_tokens([t for t in rows[0] if t in of.ids]))
+    assert found.to_dict(most=1)["words"].keys() == {"assertEquals"}
+    assert found.to_dict()["different_words"] == 2
+    assert critical.coverage([]).share == 0.0
+
+
+def test_all_tokens_of_a_word_are_in_its_ids() -> None:
+    tokenizer = ByT5Tokenizer()
+    rows = [labels_of(tokenizer, "a is b")[0].tolist()]
+    found = CriticalTokens(tokenizer, "python").coverage(rows).words["is"]
+    assert sorted(tokenizer.convert_ids_to_tokens(list(found.ids))) == ["i", "s"]

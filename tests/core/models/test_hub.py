@@ -54,5 +54,50 @@ def test_what_the_hub_could_not_have_is_told_as_such() -> None:
 
 @pytest.mark.usefixtures("unreachable_hub")
 def test_a_cached_model_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"/cache/{name}/{file}")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file, **more: f"/cache/{name}/{file}")
     check_hub_name("nobody/nothing", "teacher")
+
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.mark.usefixtures("unreachable_hub")
+@pytest.mark.parametrize("commit", [None, COMMIT])
+def test_a_models_own_code_runs_only_of_the_commit_that_was_allowed(
+    commit: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def look(name: str, file: str, **more: Any) -> str:
+        asked.append(more)
+        return f"/cache/{name}/{file}"
+
+    def load(name: str, **options: Any) -> Any:
+        asked.append(options)
+        raise OSError("enough")
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", look)
+    for owner in ("AutoConfig", "AutoTokenizer"):
+        monkeypatch.setattr(f"distillctl.core.models.loading.{owner}.from_pretrained", load)
+    for loader in (load_config, load_tokenizer):
+        with pytest.raises(UsageError, match="the hub does not give it"):
+            loader("somebody/model", "teacher", commit)
+    trust = {"trust_remote_code": False} if commit is None else {"trust_remote_code": True, "revision": COMMIT}
+    code = {} if commit is None else {"code_revision": COMMIT}
+    assert asked == [{"revision": commit}, trust | code] * 2
+
+
+def test_a_directory_has_no_commit_to_trust(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a directory has no commit"):
+        load_seq2seq(str(tmp_path), "teacher", COMMIT)
+
+
+@pytest.mark.usefixtures("unreachable_hub")
+def test_code_that_was_not_allowed_says_how_to_allow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, **options: Any) -> Any:
+        raise ValueError("Loading it requires you to execute code; set the option `trust_remote_code=True`")
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file, **more: "/cache")
+    monkeypatch.setattr("distillctl.core.models.loading.AutoConfig.from_pretrained", refuse)
+    with pytest.raises(UsageError, match=r"code of its own, which is off.*--trust-remote-code ROLE=COMMIT"):
+        load_config("somebody/model", "encoder")

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from distillctl.core.errors import DataError, RunError, UsageError
+from distillctl.core.models.head import run_head_in_float32
 from distillctl.core.models.loading import (
     embedded_teacher_path,
     freeze,
@@ -33,7 +34,6 @@ from distillctl.core.models.loading import (
     load_tokenizer,
     model_path,
     quiet_transformers,
-    run_head_in_float32,
     save_model,
     tokenizer_fingerprint,
     weights_fingerprint,
@@ -130,10 +130,33 @@ def test_the_embedded_teacher_lies_in_the_package() -> None:
 
 # --- what does not --------------------------------------------------------------------------------------------
 
+INDEX = "model.safetensors.index.json"
+
+
+def index_of(file: str) -> Edit:
+    """Weights that are said to lie in another file."""
+    return lambda path: (path / INDEX).write_text(json.dumps({"weight_map": {"shared.weight": file}}))
+
+
+def header(length: int) -> Edit:
+    """Weights whose header claims to be that long."""
+
+    def edit(path: Path) -> None:
+        file = path / "model.safetensors"
+        file.write_bytes(length.to_bytes(8, "little") + file.read_bytes()[8:])
+
+    return edit
+
+
 BAD_MODELS: list[tuple[str, Edit, type[Exception], str]] = [
     ("no config", without("config.json"), UsageError, "holds no config.json, so it is no model directory"),
     ("no weights", without("model.safetensors"), UsageError, "holds no model.safetensors"),
-    ("pickled", pickled, UsageError, r"pickled weights only, which can run code.*safe_serialization=True"),
+    (
+        "pickled",
+        pickled,
+        UsageError,
+        r"no safetensors but pytorch_model.bin, .*safe_serialization=True",
+    ),
     ("half a file", half, DataError, "damaged or does not fit the others"),
     ("junk", lambda p: (p / "model.safetensors").write_bytes(b"junk" * 99), DataError, "damaged"),
     ("a tensor short", without_a_tensor, DataError, r"lack 1 of the tensors.*block\.1\.layer\.0\.SelfAttention\.q"),
@@ -142,6 +165,21 @@ BAD_MODELS: list[tuple[str, Edit, type[Exception], str]] = [
     ("wrong type", config_with(d_model="wide"), DataError, "damaged"),
     ("unknown family", config_with(model_type="nope"), DataError, "nope"),
     ("no JSON", lambda p: (p / "config.json").write_text("{"), DataError, "JSON"),
+    (
+        "an index that escapes",
+        index_of("../../elsewhere.safetensors"),
+        DataError,
+        "names '../../elsewhere.safetensors'",
+    ),
+    ("an index with a root", index_of("/etc/passwd.safetensors"), DataError, "no safetensors file of this directory"),
+    ("an index of others", index_of("pytorch_model.bin"), DataError, "names 'pytorch_model.bin'"),
+    ("a broken index", lambda p: (p / INDEX).write_text('{"weight_map": 3}'), DataError, "index.json is damaged"),
+    ("a deep index", lambda p: (p / INDEX).write_text("[" * 100_000), DataError, "index.json is damaged"),
+    ("a deep config", lambda p: (p / "config.json").write_text("[" * 100_000), DataError, "damaged"),
+    ("a huge header", header(2**62), DataError, "damaged"),
+    ("a header beyond the file", header(2**20), DataError, "damaged"),
+    ("a million layers", config_with(num_layers=10**6), DataError, "num_layers 1,000,000: no model is that large"),
+    ("a vast vocabulary", config_with(vocab_size=10**12), DataError, "vocab_size 1,000,000,000,000: no model"),
     ("own code", config_with(model_type="x", auto_map={"AutoConfig": "a.B"}), DataError, "execute"),
 ]
 
@@ -161,6 +199,7 @@ BAD_TOKENIZERS: list[tuple[str, Edit, type[Exception], str]] = [
     ("none", without("tokenizer.json", "tokenizer_config.json"), UsageError, "holds no tokenizer"),
     ("empty", lambda p: (p / "tokenizer.json").write_text("{}"), DataError, "damaged"),
     ("no JSON", lambda p: (p / "tokenizer.json").write_text("{"), DataError, "damaged"),
+    ("deep", lambda p: (p / "tokenizer.json").write_text("[" * 100_000), DataError, "damaged"),
 ]
 
 

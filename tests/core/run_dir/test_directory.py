@@ -262,7 +262,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("distillctl.core.run_dir.files.os.fsync", full)
+    monkeypatch.setattr("distillctl.core.store.files.os.fsync", full)
     with pytest.raises(RunError, match=r"cannot write .*run\.json: No space left on device; free some space"):
         write_atomically(path, "new")
     assert tree(tmp_path) == {"run.json": b"old"}
@@ -277,3 +277,24 @@ def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
 def test_the_record_is_plain_json(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path)
     assert json.loads(run.record_file.read_text()) == run.record()
+
+
+def test_a_run_says_which_of_its_files_were_changed(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+    run.write_config({"seed": 1})
+    with run.step_log(["focal"], tensorboard=False):
+        pass
+    (run.student / "model.safetensors").write_bytes(b"weights")
+    store_metrics(run, "dev", {"f1": 1.0})
+    run.seal()
+    assert run.changed_files() == []
+    run.step_metrics_file.write_text("step\n")
+    store_metrics(run, "dev", {"f1": 2.0})
+    (run.student / "model.safetensors").unlink()
+    changed = ["step_metrics.csv", "student/model.safetensors", "evaluation/dev/metrics.json"]
+    assert run.changed_files() == changed
+    run.seal_scores()  # an evaluation vouches for its own files alone
+    assert run.changed_files() == changed[:2]
+    run.record_file.write_text(run.record_file.read_text().replace('"running"', '"finished"'))
+    assert run.changed_files() == ["run.json", *changed[:2]]
+    assert RunDirectory.create(tmp_path, resume=True).changed_files() == []  # they are written anew

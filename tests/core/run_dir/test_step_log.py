@@ -81,11 +81,11 @@ def test_appending_needs_the_same_columns(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     with StepLog(path, TERMS) as log:
         log.write(row(1))
-    with StepLog(path, TERMS, append=True) as log:
+    with StepLog(path, TERMS, after=1) as log:
         log.write(row(2))
     assert [read["step"] for read in read_step_metrics(path)] == [1, 2]
     with pytest.raises(DataError, match=r"log\.csv:1: the columns differ .*active loss terms changed"):
-        StepLog(path, ["focal"], append=True)
+        StepLog(path, ["focal"], after=1)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,41 @@ def test_tensorboard_mirrors_every_number(tmp_path: Path) -> None:
     assert by_column.pop("loss_total") == [(1, full["loss_total"]), (2, 0.25)]
     assert by_column == {name: [(1, value)] for name, value in full.items() if name not in ("step", "loss_total")}
     assert {tag.partition("/")[0] for tag in found} >= {"loss", "weight", "gradient", "progress", "cost"}
+
+
+def test_going_on_cuts_both_back_and_no_step_is_there_twice(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+    killed = run.step_log(TERMS)
+    for step in range(1, 6):
+        killed.write(row(step, loss_total=step))
+    killed.mirror(4, {"dev/f1": 1.0})
+    killed.flush()  # a kill: nobody closes it
+    with run.step_log(TERMS, after=3) as log:
+        for step in range(4, 7):
+            log.write(row(step, loss_total=10 * step))
+    found = scalars(run.path / "tensorboard")
+    assert found["loss/loss_total"] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0), (6, 60.0)]
+    assert found.get("dev/f1", []) == []
+    assert [read["loss_total"] for read in run.step_metrics()] == [1.0, 2.0, 3.0, 40.0, 50.0, 60.0]
+    killed.close()
+
+
+def test_what_is_flushed_is_in_tensorboard_before_the_end(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+    log = run.step_log(TERMS)
+    log.write(row(1, loss_total=0.5))
+    log.flush()
+    assert scalars(run.path / "tensorboard")["loss/loss_total"] == [(1, 0.5)]
+    log.close()
+
+
+def test_beginning_anew_leaves_nothing_of_before(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+    for value in (0.5, 0.25):
+        with run.step_log(TERMS) as log:
+            log.write(row(1, loss_total=value))
+    assert scalars(run.path / "tensorboard")["loss/loss_total"] == [(1, 0.25)]
+    assert [read["loss_total"] for read in run.step_metrics()] == [0.25]
 
 
 def test_tensorboard_can_be_left_out(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ import pytest
 
 from distillctl.core.data.encoding import Example
 from distillctl.core.errors import DataError, RunError
-from distillctl.core.teacher.cache_format import INDEX_DTYPE, CacheDirectory, Identity
+from distillctl.core.store.shards import INDEX_DTYPE
+from distillctl.core.teacher.cache_format import CacheDirectory, Identity
 from distillctl.core.teacher.cached import CacheReader
 
 WANTED = Identity("a" * 64, "b" * 64, 300, 64, 20, 4, 1.0)
@@ -168,7 +169,7 @@ def test_a_full_disk_keeps_what_was_captured(cache: CacheDirectory, monkeypatch:
             sync(descriptor)
 
         with monkeypatch.context() as patch:
-            patch.setattr("distillctl.core.run_dir.files.os.fsync", full)
+            patch.setattr("distillctl.core.store.files.os.fsync", full)
             with pytest.raises(RunError, match=rf"{name}: No space left on device; free some space\. The 6 examples"):
                 append(cache, [7])
         assert len(cache.shards) == 2

@@ -17,6 +17,7 @@ from distillctl.core.errors import DataError, RunError
 from distillctl.core.losses.term import LossBatch
 from distillctl.core.models.loading import save_model
 from distillctl.core.progress import SilentReporter
+from distillctl.core.store.completion import VERIFIED
 from distillctl.core.teacher import capture as capturing
 from distillctl.core.teacher.cached import CachedTeacher
 from distillctl.core.teacher.live import LiveTeacher
@@ -91,14 +92,14 @@ def test_the_teacher_is_run_once_for_all_epochs_and_runs(
     seen: list[int] = []
     logits = LiveTeacher.logits
 
-    def counted(self: LiveTeacher, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def counted(self: LiveTeacher, ids: torch.Tensor, *others: Any) -> torch.Tensor:
         seen.append(len(ids))
-        return logits(self, ids, mask, labels)
+        return logits(self, ids, *others)
 
     monkeypatch.setattr(LiveTeacher, "logits", counted)
     before = file_bytes(tmp_path / "cache")
     run(cached(tiny, tmp_path / "second", "training.num_train_epochs=2", "seed=4"))
-    assert sum(seen) <= 48 + capturing.VERIFIED_EXAMPLES  # the measuring of k, and the sample
+    assert sum(seen) <= 48 + VERIFIED  # the measuring of k, and the sample
     assert file_bytes(tmp_path / "cache") == before
 
 
@@ -198,14 +199,14 @@ def test_a_teacher_without_finite_logits_is_not_captured(
 
 def test_a_disk_too_small_is_known_beforehand(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("distillctl.core.teacher.capture.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("distillctl.core.store.writer.shutil.disk_usage", lambda path: usage)
     with pytest.raises(RunError, match=r"needs 0 MiB more, and 0 MiB are free\. Free some"):
         run(cached(tiny, tmp_path / "run"))
 
 
 def stop_capture(monkeypatch: pytest.MonkeyPatch, act: Any, after: int) -> None:
     """Small batches and shards, and ``act`` in the place of the teacher once ``after`` batches are done."""
-    monkeypatch.setattr(capturing, "SHARD_BYTES", 8000)
+    monkeypatch.setattr("distillctl.core.store.writer.SHARD_BYTES", 8000)
     batches = capturing.batches
 
     def few(examples: Any, width: int) -> Any:

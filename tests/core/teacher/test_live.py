@@ -22,7 +22,7 @@ def test_labels_move_one_place_behind_the_start() -> None:
 def test_logits_are_the_models_own(tiny: Tiny) -> None:
     expected = tiny_teacher(tiny.tokenizer)(input_ids=INPUTS, attention_mask=MASK, labels=LABELS).logits
     found = LiveTeacher(tiny_teacher(tiny.tokenizer)).logits(INPUTS, MASK, LABELS)
-    assert_close(found, expected.detach())
+    assert_close(found, expected.detach()[LABELS >= 0])
     assert not found.requires_grad
 
 
@@ -50,4 +50,4 @@ def test_the_head_is_float32_under_autocast(tiny: Tiny) -> None:
 def test_padding_changes_nothing(tiny: Tiny) -> None:
     teacher = LiveTeacher(tiny_teacher(tiny.tokenizer))
     alone = teacher.logits(INPUTS[1:, :2], MASK[1:, :2], LABELS[1:, :2])
-    assert_close(teacher.logits(INPUTS, MASK, LABELS)[1:, :2], alone, rtol=1e-4, atol=1e-5)
+    assert_close(teacher.logits(INPUTS, MASK, LABELS)[-2:], alone, rtol=1e-4, atol=1e-5)

@@ -18,9 +18,7 @@ from distillctl.core.errors import DataError, RunError
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.training import checkpoints
 from distillctl.core.training.checkpoints import (
-    Checkpoint,
     TrainerState,
-    check_resumable,
     latest_checkpoint,
     load_optimizers,
     load_student,
@@ -39,7 +37,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def state(step: int, **dev_f1: float) -> TrainerState:
     scores = {name.removeprefix("at_"): value for name, value in dev_f1.items()}
-    return TrainerState(step, 10 * step, "config", "data", {"scales": {"focal": 1 / 3}}, scores)
+    return TrainerState(step, 10 * step, "data", {"scales": {"focal": 1 / 3}}, scores)
 
 
 def save(run: RunDirectory, tiny: Tiny, at: TrainerState, keep: int = 9, seed: int = 0) -> Path:
@@ -75,8 +73,9 @@ def test_everything_comes_back_to_the_last_bit(run: RunDirectory, tiny: Tiny) ->
     assert path == run.path / "checkpoints/step-7"
     found = latest_checkpoint(run)
     assert found is not None
-    assert replace(found.state, sha256={}) == written
-    assert torch.equal(found.random, random)
+    assert found.state == written
+    assert found.config == {"seed": 1}
+    assert torch.equal(found.random.tensors["torch"], random)
     fresh = tiny_teacher(tiny.tokenizer, seed=3)
     load_student(fresh, found)
     assert distance(weights_of(student), weights_of(fresh)) == 0
@@ -146,7 +145,7 @@ def test_an_unfinished_checkpoint_is_passed_over(run: RunDirectory, tiny: Tiny) 
     assert latest_checkpoint(run) is None
     save(run, tiny, state(2))
     path = save(run, tiny, state(4))
-    (path / "trainer.json").unlink()
+    (path / "manifest.json").unlink()
     found = latest_checkpoint(run)
     assert found is not None
     assert found.state.step == 2
@@ -163,9 +162,11 @@ def flip_a_byte(path: Path) -> None:
 def test_damage_is_found_and_the_way_out_told(run: RunDirectory, tiny: Tiny, name: str, damage: Any) -> None:
     path = save(run, tiny, state(2))
     damage(path / name)
-    with pytest.raises(DataError, match=r"step-2: damaged checkpoint .*--resume from the one before") as caught:
+    with pytest.raises(DataError, match=rf"step-2: damaged checkpoint \({name}.*--resume begins anew"):
         latest_checkpoint(run)
-    assert name in str(caught.value)
+    shutil.move(save(run, tiny, state(3)), path.with_name("step-1"))
+    with pytest.raises(DataError, match=r"step-2: damaged .*Delete that directory, and --resume goes on from step-1"):
+        latest_checkpoint(run)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"step": 1, "odd": 2}'])
@@ -194,17 +195,6 @@ def test_a_full_disk_leaves_the_checkpoints_there_were(
     assert list(run.checkpoints()) == [2]
 
 
-def test_another_configuration_or_other_data_is_refused(run: RunDirectory, tiny: Tiny) -> None:
-    save(run, tiny, state(2))
-    found = latest_checkpoint(run)
-    assert found is not None
-    check_resumable(found, "config", "data")
-    with pytest.raises(DataError, match="made with another configuration"):
-        check_resumable(found, "other", "data")
-    with pytest.raises(DataError, match=r"made from other data \(data, now other\)"):
-        check_resumable(found, "config", "other")
-
-
 @pytest.mark.parametrize("change", ["less", "more"])
 def test_weights_of_another_student_are_refused(run: RunDirectory, tiny: Tiny, change: str) -> None:
     path = save(run, tiny, state(2))
@@ -214,7 +204,7 @@ def test_weights_of_another_student_are_refused(run: RunDirectory, tiny: Tiny, c
         del tensors["decoder.block.1.layer.0.SelfAttention.q.weight"]
     else:
         tensors["odd.weight"] = torch.zeros(1)
-    other = Checkpoint(found.path, found.state, tensors, found.optimizers, found.random)
+    other = replace(found, student=tensors)
     with pytest.raises(DataError, match=r"are not this student's \((decoder\.block\.1|odd)"):
         load_student(tiny_teacher(tiny.tokenizer), other)
 

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from distillctl.core.errors import Terminated
 from distillctl.core.training.interrupts import InterruptFlag
 
 
@@ -21,6 +22,16 @@ def test_the_first_is_remembered_and_the_second_interrupts() -> None:
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_sigterm_is_remembered_too_and_told_apart() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with InterruptFlag() as flag:
+        signal.raise_signal(signal.SIGTERM)
+        assert (flag.raised, flag.terminated) == (True, True)
+        with pytest.raises(Terminated):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_old_handler_comes_back_after_an_error() -> None:

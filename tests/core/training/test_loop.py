@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from distillctl.core.errors import RunError
+from distillctl.core.losses.step_report import StepReport
 from distillctl.core.losses.term import StudentOutputs
 from distillctl.core.progress import SilentReporter
+from distillctl.core.training.batches import MicroBatch
 from distillctl.core.training.checkpoints import latest_checkpoint
 from distillctl.core.training.loop import Trainer
+from tests.host_reads import HostReads
 from tests.runs import Make, Notes, column, run, train
 from tests.tiny import ALL_TERMS, Tiny, distance, rows_of, weights_of
 
@@ -41,7 +45,7 @@ def direct_gradients(trainer: Trainer, number: int) -> dict[str, Tensor]:
     counts = {term.name: sum(float(term.count(batch)) for batch in inputs.loss_batches) for term in objective.terms}
     total = torch.zeros(())
     for micro, batch in zip(inputs.micro_batches, inputs.loss_batches, strict=True):
-        outputs = trainer._outputs(trainer._logits(trainer.student, micro))
+        outputs = trainer._outputs(trainer._logits(trainer.student, micro), micro)
         full = trainer._with_teacher(batch, micro)
         for term in objective.terms:
             factor = objective.scales[term.name] * objective.schedules[term.name].at(progress) / counts[term.name]
@@ -136,6 +140,51 @@ def test_weights_follow_their_schedule_from_the_first_step_to_the_last(make: Mak
     assert first["loss_semantic"] is not None and first["loss_semantic"] > 0
 
 
+@pytest.mark.parametrize("mode", ["live", "cached"])
+def test_a_micro_batch_never_waits_for_the_device(make: Make, mode: str) -> None:
+    """But inside the models, where transformers looks whether an attention mask masks anything."""
+    settings = ["training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=2"]
+    trainer = make("run", *settings, f"teacher.mode={mode}", *(["teacher.top_k=8"] if mode == "cached" else []))
+    begin, end, host = trainer._begin, trainer._end_step, HostReads(counting=False)
+
+    def begun(*call: Any, **named: Any) -> int:
+        tokens = begin(*call, **named)
+        host.counting = True
+        return tokens
+
+    def ended(number: int) -> StepReport:
+        host.counting = False
+        return end(number)
+
+    guides = trainer.guides
+    assert guides.encoder is not None and guides.teacher is not None
+    for model in (trainer.student, guides.encoder.encoder, guides.teacher.model):
+        if model is not None:
+            _count_within(model, host, False)
+    _count_within(trainer.student.lm_head, host, True)
+    trainer._begin = begun  # type: ignore[method-assign]
+    trainer._end_step = ended  # type: ignore[method-assign]
+    for number in (0, 1):  # a gradient step and an ordinary one
+        with host:
+            trainer._step(number)
+    assert host.found == []
+
+
+def _count_within(module: torch.nn.Module, host: HostReads, counting: bool) -> None:
+    """Whether the module's forward is counted; around it what was so before, since modules nest."""
+    before: list[bool] = []
+
+    def enter(*_: Any) -> None:
+        before.append(host.counting)
+        host.counting = counting
+
+    def leave(*_: Any) -> None:
+        host.counting = before.pop()
+
+    module.register_forward_pre_hook(enter)
+    module.register_forward_hook(leave)
+
+
 # --- frozen, gate, failures -----------------------------------------------------------------------------------
 
 
@@ -197,11 +246,11 @@ def test_nan_on_the_way_stops_names_the_step_and_updates_nothing(make: Make) -> 
     taken: list[dict[str, Tensor]] = []
     outputs = trainer._outputs
 
-    def poisoned(logits: Tensor) -> StudentOutputs:
+    def poisoned(logits: Tensor, micro: MicroBatch) -> StudentOutputs:
         if trainer.state.step == 3:
             taken.append(weights_of(trainer.student))
             logits = logits * torch.nan
-        return outputs(logits)
+        return outputs(logits, micro)
 
     trainer._outputs = poisoned  # type: ignore[method-assign]
     with pytest.raises(RunError, match=r"step 4: .*'focal' is nan.*nothing was updated"):
@@ -227,11 +276,11 @@ def test_an_infinite_parameter_gradient_updates_nothing(make: Make) -> None:
 def test_epochs_end_with_a_score_and_a_checkpoint_and_the_best_is_kept(make: Make) -> None:
     scores = iter([3.0, 1.0, 2.0, 2.5])
     four = ["data.max_train_samples=16", "training.num_train_epochs=4"]
-    settings = [*four, "evaluation.on_epoch_end=true", "checkpoints.save_total_limit=1"]
+    settings = [*four, "evaluation.on_epoch_end=true", "checkpoints.save_total_limit=2"]
     trainer = make("run", *settings, score_dev=lambda model: next(scores))
     result = run(trainer)
     assert result.dev_f1 == {"2": 3.0, "4": 1.0, "6": 2.0, "8": 2.5}
-    assert list(trainer.run.checkpoints()) == [2, 8]
+    assert list(trainer.run.checkpoints()) == [2, 6, 8]
     assert trainer.state.best_step == 2
     limit = make("limit", *four, "checkpoints.save_total_limit=3")
     assert run(limit).dev_f1 == {}

@@ -41,6 +41,8 @@ def test_every_tensor_belongs_to_its_example(trainer: Trainer) -> None:
             gold, vectors, rows = batch.gold_states, batch.step_gold_vectors, batch.step_rows
             assert gold is not None and vectors is not None and rows is not None
             assert batch.mean_state is not None and batch.step_gold_keys is not None
+            assert batch.places is micro.places
+            assert batch.gold.tolist() == [label for index in micro.examples for label in examples[index].labels]
             for row, index in enumerate(micro.examples):
                 example = examples[index]
                 assert micro.input_ids[row][micro.attention_mask[row].bool()].tolist() == list(example.input_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.core.errors import DataError, RunError, UsageError
+
+MAX_JSON_BYTES = 64 * 2**20
+"""No JSON file of a run comes near: a larger one is somebody else's, and must not fill the memory."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -32,10 +36,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
-def _sync_directory(folder: Path) -> None:
+def sync_directory(folder: Path) -> None:
     """Make a rename durable. Systems that cannot open a directory (Windows) have no such call."""
     if os.name == "nt":
         return
@@ -68,6 +72,7 @@ def _refusal(path: Path, error: OSError) -> str:
     what_to_do = {
         errno.ENOSPC: "free some space",
         errno.EDQUOT: "free some space",
+        errno.EFBIG: "the system allows no larger file here (ulimit -f); free the limit or choose another disk",
         errno.EACCES: "choose a directory you may write to",
         errno.EPERM: "choose a directory you may write to",
         errno.EROFS: "choose a directory you may write to",
@@ -78,8 +83,12 @@ def _refusal(path: Path, error: OSError) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises UsageError if there is none, DataError if it is not one."""
+    """The JSON object in ``path``. Raises UsageError if there is none, DataError if it is not one or far too large."""
     try:
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise DataError(
+                f"{path}: {size:,} bytes are too many for one of this program's files: is it the right one?"
+            )
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file; is {path.parent} a run directory?") from error
@@ -90,6 +99,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"{path}: should be a JSON object. Found {type(values).__name__}")
     return values
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 (hex) of a file's bytes. Raises OSError where it cannot be read."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def to_json(values: Any, indent: int | None = 2) -> str:
