@@ -357,7 +357,7 @@ def test_memory_does_not_grow_with_the_bank(tmp_path: Path) -> None:
         used.append(process.memory_info().rss)
         sizes.append(facts["bytes"])
     assert used[2] <= 1.05 * used[0]
-    assert sizes[2] > 0.08 * used[0]  # held in memory, it would be seen
+    assert used[2] - used[0] < (sizes[2] - sizes[0]) / 2  # held in memory, it would be all of that
 
 
 @pytest.mark.gpu

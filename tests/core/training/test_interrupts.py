@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 import threading
 
 import pytest
 
 from distillctl.core.errors import Terminated
 from distillctl.core.training.interrupts import InterruptFlag
+
+
+@pytest.fixture(autouse=True)
+def python_hears_of_ctrl_c() -> Iterator[None]:
+    """As at a terminal: a process that was started in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_first_is_remembered_and_the_second_interrupts() -> None:
