@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 import threading
+from collections.abc import Iterator
 
 import pytest
 
