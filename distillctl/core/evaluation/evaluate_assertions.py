@@ -1,8 +1,8 @@
 """Scores a split's predictions and stores them: the reading of the acceptance criteria.
 
 ``metrics.json`` holds the corpus metrics, ``predictions.jsonl`` one row per record with everything needed to
-compute them again. What only a checkout of the project could tell (does it compile, does the test pass) is
-"not measured".
+compute them again. What only running the code could tell (does it compile, does the test pass) is "not measured" until
+:mod:`distillctl.core.execution` has.
 """
 
 from __future__ import annotations

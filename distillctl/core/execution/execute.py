@@ -147,7 +147,7 @@ class _Progress:
         self._total = total
         self._tell = tell
         self.stopped = threading.Event()
-        self.sessions: set[Session] = set()
+        self._sessions: set[Session] = set()
 
     def one_more(self) -> None:
         with self._lock:
@@ -157,8 +157,19 @@ class _Progress:
     def stop(self) -> None:
         """Asks the threads to end, and ends what they wait for."""
         self.stopped.set()
-        for session in list(self.sessions):
-            session.kill()
+        with self._lock:
+            for session in self._sessions:
+                session.kill()
+
+    def open(self, session: Session) -> None:
+        """From now on a stop ends this session."""
+        with self._lock:
+            self._sessions.add(session)
+
+    def close(self, session: Session) -> None:
+        """It has ended."""
+        with self._lock:
+            self._sessions.discard(session)
 
 
 def _chunks(samples: Sequence[Sample]) -> list[list[Sample]]:
@@ -201,14 +212,14 @@ def _run_chunk(samples: Sequence[Sample], limits: Limits, golds: GoldCache, prog
     found: Found = {}
     files = list(dict.fromkeys(sample.place.file for sample in samples))
     with Session(samples[0].place.root, files, limits) as session:
-        progress.sessions.add(session)
+        progress.open(session)
         for sample in samples:
             if progress.stopped.is_set():
                 break
             gold = golds.get(sample.record) or session.run_gold(sample.place, sample.record.target)
             found[sample.record.id] = gold, _run_sample(sample, gold, session) if gold.passed else {}
             progress.one_more()
-        progress.sessions.discard(session)
+        progress.close(session)
     return found
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.core.errors import UsageError
-from distillctl.core.execution import launcher
 
 GIB = 1024**3
 MEMORY_BYTES = 4 * GIB
@@ -30,6 +29,7 @@ TMP_BYTES = 256 * 1024**2
 PROCESSES = 48
 """Processes and threads at once."""
 
+_LAUNCHER = Path(__file__).with_name("launcher.py")  # not imported: its modules are not everywhere
 _FOLDER = "distillctl-run-"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/etc/fonts")
 _PROBE = """
@@ -64,6 +64,8 @@ class Isolation:
 
 def choose_isolation(unsafe_no_sandbox: bool) -> Isolation:
     """The sandbox, or none where that was asked for. Raises UsageError, with the reason, where there can be none."""
+    if sys.platform != "linux":
+        raise UsageError(f"--run-tests: needs Linux, for its namespaces and limits. This is {sys.platform}")
     if unsafe_no_sandbox:
         return Isolation(sandboxed=False)
     reason = refusal()
@@ -78,8 +80,6 @@ def choose_isolation(unsafe_no_sandbox: bool) -> Isolation:
 @cache
 def refusal() -> str | None:
     """Why there can be no sandbox here, tried with a small program; None where it works."""
-    if sys.platform != "linux":
-        return f"it needs Linux namespaces, and this is {sys.platform}"
     code = _PROBE.format(folder=tempfile.gettempdir(), prefix=_FOLDER, python=sys.prefix)
     with Started([sys.executable, "-I", "-S", "-c", code], Isolation(sandboxed=True), readable=()) as program:
         status = program.process.wait(30)
@@ -154,7 +154,7 @@ class Started:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", launcher.__file__, json.dumps(orders)],
+                [sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(orders)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,

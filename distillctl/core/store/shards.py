@@ -6,7 +6,7 @@
     .lock                 held by the process that captures
 
 Every file is written under a temporary name, fsynced and renamed, and the manifest after the shard that it names:
-whatever is cut short, the directory holds what its manifest says, and capturing goes on from there. Nothing is pickled.
+whatever is cut short, the directory holds what its manifest says, and capturing goes on from there.
 """
 
 from __future__ import annotations

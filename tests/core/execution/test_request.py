@@ -66,3 +66,10 @@ def test_the_trial_tells_the_systems_own_reason(monkeypatch: pytest.MonkeyPatch)
     reason = sandbox.refusal.__wrapped__()
     assert reason is not None
     assert reason.strip()
+
+
+def test_other_systems_are_refused_with_or_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox.sys, "platform", "darwin")
+    for unsafe in (True, False):
+        with pytest.raises(UsageError, match=r"needs Linux.*This is darwin"):
+            check_request(**ASKED | {"unsafe_no_sandbox": unsafe})
