@@ -180,7 +180,7 @@ def train(
         "--seed": seed,
         "--device": device,
     }
-    with errors_as_exit_codes(debug):
+    with errors_as_exit_codes(debug, several=True):
         resolved = resolve(config, settings, options)
         from distillctl.commands import train as command
 
@@ -222,7 +222,7 @@ def teach(
         "--seed": seed,
         "--device": device,
     }
-    with errors_as_exit_codes(debug):
+    with errors_as_exit_codes(debug, several=True):
         resolved = resolve(config, settings, options, TEACH_BASE)
         from distillctl.commands import teach as command
 
@@ -262,7 +262,7 @@ def prepare(
         "--max-train-samples": max_train_samples,
         "--device": device,
     }
-    with errors_as_exit_codes(debug):
+    with errors_as_exit_codes(debug, several=True):
         resolved = resolve(config, settings, options)
         from distillctl.commands import prepare as command
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import Accelerator
 from transformers import set_seed
 
 from distillctl.core.config.objective import WeightSchedule
 from distillctl.core.config.schema import Config
 from distillctl.core.data.corpus import Corpus, describe
 from distillctl.core.data.records import fingerprint
-from distillctl.core.errors import RunError
+from distillctl.core.errors import RunError, UsageError
 from distillctl.core.materials import (
     Data,
     EncodedData,
@@ -35,6 +37,7 @@ from distillctl.core.models.loading import (
     tokenizer_fingerprint,
     weights_fingerprint,
 )
+from distillctl.core.processes import OtherProcessFailed, Processes, current, launched
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import Clock, RunDirectory, RunStatus, write_model_card
 from distillctl.core.scoring import (
@@ -86,31 +89,53 @@ def distil(
         KeyboardInterrupt: after Ctrl-C; the student so far lies in ``student/`` and in a checkpoint.
     """
     config = resolve_precision(config)
-    RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
+    accelerator, processes = _start(config, overwrite, resume)
     clock = Clock()
-    set_seed(config.seed)
-    with clock.phase("data"):
-        data = open_data(config, reporter, corpus)
-    with clock.phase("models"):
-        models = load_models(config)
-    return _run(config, reporter, clock, data, models, overwrite, resume)
+    with processes.one_fate():
+        set_seed(config.seed)
+        with clock.phase("data"), processes.main_first():
+            data = open_data(config, reporter, corpus)
+        with clock.phase("models"):
+            models = load_models(config)
+        return _run(config, reporter, clock, accelerator, processes, data, models, overwrite, resume)
 
 
 def teach(config: Config, reporter: Reporter, *, overwrite: bool = False) -> Outcome:
     """Trains a model with plain cross-entropy on the same records: a teacher for later."""
     config = resolve_precision(cross_entropy_only(config))
-    RunDirectory.check(config.output_dir, overwrite=overwrite, inputs=_inputs(config))
+    accelerator, processes = _start(config, overwrite, resume=False)
     clock = Clock()
-    set_seed(config.seed)
-    with clock.phase("data"):
-        data = open_data(config, reporter)
-    with clock.phase("models"):
-        models = new_teacher(config, data, reporter)
-    return _run(config, reporter, clock, data, models, overwrite, resume=False)
+    with processes.one_fate():
+        set_seed(config.seed)
+        with clock.phase("data"), processes.main_first():
+            data = open_data(config, reporter)
+        with clock.phase("models"):
+            models = new_teacher(config, data, reporter)
+        return _run(config, reporter, clock, accelerator, processes, data, models, overwrite, resume=False)
+
+
+def _start(config: Config, overwrite: bool, resume: bool) -> tuple[Accelerator, Processes]:
+    """Refuses a directory that may not be written to, then joins the other processes, if there are any.
+
+    Raises UsageError too where they were started with other settings than the main one, or see another device.
+    """
+    if launched()[0] == 0:
+        RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
+    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
+    processes = current()
+    if processes.share(config.fingerprint) != config.fingerprint():
+        raise UsageError("the processes of this job have different settings: give all of them the same command line")
+    return accelerator, processes
 
 
 def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume: bool = False) -> dict[str, object]:
-    """What ``distil`` would do, by name: everything is loaded and checked, nothing is written but the corpus cache."""
+    """What ``distil`` would do, by name: everything is loaded and checked, nothing is written but the corpus cache.
+
+    Of several processes one is enough: the others have nothing to say.
+    """
+    rank, _, ranks = launched()
+    if rank != 0:
+        return {}
     config = resolve_precision(config)
     RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
     data = open_data(config, reporter)
@@ -119,11 +144,11 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     guides, _ = make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses
     opener = cache_opener(config, guides, models, encoded.train)
     if resume:
-        _checkpoint(config, fingerprint(encoded.train.records))
+        _checkpoint(config, fingerprint(encoded.train.records), ranks)
     facts: dict[str, object] = {
         "training records": f"{len(encoded.train.examples):,} of {len(data.all_train):,}",
         f"{config.evaluation.split} records": f"{len(encoded.final.examples):,}",
-        "optimizer steps": f"{plan_steps(config, encoded.train.examples, 1).steps:,}",
+        "optimizer steps": f"{plan_steps(config, encoded.train.examples, ranks).steps:,}",
         "loss terms": ", ".join(config.objective.active_terms),
     }
     for role, model in (("student", models.student), ("teacher", models.teacher)):
@@ -163,12 +188,13 @@ def _run(
     config: Config,
     reporter: Reporter,
     clock: Clock,
+    accelerator: Accelerator,
+    processes: Processes,
     data: Data,
     models: Models,
     overwrite: bool,
     resume: bool,
 ) -> Outcome:
-    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
     with clock.phase("tokenising"):
         encoded = encode_data(config, data, models.tokenizer, reporter)
     device = accelerator.device
@@ -178,30 +204,37 @@ def _run(
     guides, facts = make_guides(config, models, encoded.train, device)
     if config.teacher.mode == "cached":
         with clock.phase("teacher cache"):
-            guides, cached = with_teacher_cache(config, guides, models, encoded.train, reporter, accelerator.autocast)
+            guides, cached = with_teacher_cache(
+                config, guides, models, encoded.train, reporter, accelerator.autocast, processes
+            )
             facts |= cached
     data_fingerprint = fingerprint(encoded.train.records)
-    checkpoint = _checkpoint(config, data_fingerprint) if resume else None
-    # Everything that is read has been by now, and bad input refused: from here on files are written.
-    run = RunDirectory.create(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
-    if resume:
-        _add_seconds(clock, run.record().get("seconds", {}))
+    checkpoint = _checkpoint(config, data_fingerprint, processes.count) if resume else None
+    # Everything that is read has been by now, and bad input refused: from here on the main process writes files.
+    with processes.main_first():
+        run = _claim(config, clock, processes, overwrite, resume)
     outcome = Outcome(run, len(encoded.final.examples), config.evaluation.split, seconds=clock.seconds)
-    with RunStatus(run, clock):
-        if checkpoint is None:
-            run.write_config(config.to_dict())
-        _note_provenance(run, config, data, encoded, models, data_fingerprint)
-        with clock.phase("scoring before training"):
-            outcome.scores |= score_trivial_answers(encoded.final.records, data.all_train)
-            asked = (models.tokenizer, encoded.final, config, reporter)
-            if models.teacher is not None:
-                outcome.scores |= score_teacher(models.teacher, *asked)
-            # Kept like the teacher's: runs that differ in their objective alone start from the same student.
-            store = cached_store(models.student, models.tokenizer, config)
-            outcome.scores[UNTRAINED] = all_scores(score_model(UNTRAINED, models.student, *asked, store))
+    with RunStatus(run, clock) if processes.is_main else nullcontext(), processes.one_fate():
+        processes.last_words = lambda failure: run.finish("failed", str(OtherProcessFailed(failure)))
+        asked = (models.tokenizer, encoded.final, config, reporter)
+
+        def describe_and_score() -> None:
+            if checkpoint is None:
+                run.write_config(config.to_dict())
+            _note_provenance(run, config, data, encoded, models, data_fingerprint, processes.count)
+            with clock.phase("scoring before training"):
+                outcome.scores |= score_trivial_answers(encoded.final.records, data.all_train)
+                if models.teacher is not None:
+                    outcome.scores |= score_teacher(models.teacher, *asked)
+                # Kept like the teacher's: runs that differ in their objective alone start from the same student.
+                store = cached_store(models.student, models.tokenizer, config)
+                outcome.scores[UNTRAINED] = all_scores(score_model(UNTRAINED, models.student, *asked, store))
+
+        processes.on_main(describe_and_score)
         with clock.phase("bank"):
             guides, bank = with_bank(guides, encoded.train, reporter)
-        run.note(**facts, **bank)
+        if processes.is_main:
+            run.note(**facts, **bank)
         trainer = Trainer(
             config,
             accelerator,
@@ -217,27 +250,42 @@ def _run(
             run,
             data_fingerprint,
             dev_scorer(models.tokenizer, encoded.dev, config) if encoded.dev.examples else None,
+            processes,
         )
         outcome.training = _train(trainer, run, reporter, clock, checkpoint)
         if outcome.training.interrupted:
-            reporter.note(f"stopped after step {outcome.training.steps:,}. The student so far: {run.student}")
+            reporter.note(f"stopped after step {outcome.training.steps:,}. The student so far: {run.path / 'student'}")
             reporter.note(f"To go on: {shlex.join(how_to_go_on(config, run, models.teacher is None))}")
             raise KeyboardInterrupt
-        with clock.phase("scoring"):
-            folder = run.evaluation(config.evaluation.split)
-            outcome.scores[STUDENT] = all_scores(score_and_store(models.student, *asked, folder, outcome.scores))
-        _write_card(config, outcome, encoded)
+
+        def score_student() -> None:
+            with clock.phase("scoring"):
+                folder = run.evaluation(config.evaluation.split)
+                outcome.scores[STUDENT] = all_scores(score_and_store(models.student, *asked, folder, outcome.scores))
+            _write_card(config, outcome, encoded)
+
+        processes.on_main(score_student)
     return outcome
 
 
-def _checkpoint(config: Config, data_fingerprint: str) -> Checkpoint | None:
+def _claim(config: Config, clock: Clock, processes: Processes, overwrite: bool, resume: bool) -> RunDirectory:
+    """The run's directory: the main process makes it, the others open it."""
+    if not processes.is_main:
+        return RunDirectory.open(config.output_dir)
+    run = RunDirectory.create(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
+    if resume:
+        _add_seconds(clock, run.record().get("seconds", {}))
+    return run
+
+
+def _checkpoint(config: Config, data_fingerprint: str, processes: int) -> Checkpoint | None:
     """The checkpoint to go on from; None where the run was stopped before its first.
 
     Raises DataError for a damaged one, and for one of another configuration or of other records.
     """
     checkpoint = latest_checkpoint(RunDirectory.open(config.output_dir))
     if checkpoint is not None:
-        check_resumable(checkpoint, config.fingerprint(), data_fingerprint)
+        check_resumable(checkpoint, config.fingerprint(), data_fingerprint, processes)
     return checkpoint
 
 
@@ -272,17 +320,18 @@ def _train(
             "out of memory on the device: lower training.per_device_train_batch_size and raise "
             "gradient_accumulation_steps by the same factor; the result stays the same"
         ) from error
-    save_model(trainer.student, trainer.tokenizer, run.student)
-    run.note(
-        training={
-            "steps": result.steps,
-            "planned_steps": trainer.plan.steps,
-            "examples": trainer.plan.examples,
-            "target_tokens": trainer.state.target_tokens,
-            "dev_f1": result.dev_f1,
-            "best_step": trainer.state.best_step,
-        },
-    )
+    if trainer.processes.is_main:
+        save_model(trainer.student, trainer.tokenizer, run.student)
+        run.note(
+            training={
+                "steps": result.steps,
+                "planned_steps": trainer.plan.steps,
+                "examples": trainer.plan.examples,
+                "target_tokens": trainer.state.target_tokens,
+                "dev_f1": result.dev_f1,
+                "best_step": trainer.state.best_step,
+            },
+        )
     return result
 
 
@@ -317,7 +366,13 @@ def models_taught(config: Config) -> str:
 
 
 def _note_provenance(
-    run: RunDirectory, config: Config, data: Data, encoded: EncodedData, models: Models, data_fingerprint: str
+    run: RunDirectory,
+    config: Config,
+    data: Data,
+    encoded: EncodedData,
+    models: Models,
+    data_fingerprint: str,
+    processes: int,
 ) -> None:
     fingerprints = {
         "config": config.fingerprint(),
@@ -342,5 +397,6 @@ def _note_provenance(
         seeds={"seed": config.seed},
         corpus=describe(data.corpus),
         truncation=truncation,
-        planned_steps=plan_steps(config, encoded.train.examples, 1).steps,
+        planned_steps=plan_steps(config, encoded.train.examples, processes).steps,
+        processes=processes,
     )

@@ -23,6 +23,7 @@ from distillctl.core.losses.critical import CriticalTokens
 from distillctl.core.models.loading import EMBEDDED, freeze, load_encoder, load_seq2seq, load_tokenizer
 from distillctl.core.models.student import draw_weights, embedded_shape, make_student, with_layers
 from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
+from distillctl.core.processes import ALONE, Processes, current
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.capture import Autocast
 from distillctl.core.teacher.live import LiveTeacher
@@ -133,7 +134,12 @@ def make_guides(config: Config, models: Models, train: Encoded, device: torch.de
 
 
 def cache_opener(
-    config: Config, guides: Guides, models: Models, train: Encoded, autocast: Autocast = nullcontext
+    config: Config,
+    guides: Guides,
+    models: Models,
+    train: Encoded,
+    autocast: Autocast = nullcontext,
+    processes: Processes = ALONE,
 ) -> CacheOpener | None:
     """What opens the run's teacher cache; None where the teacher is to run live, or no term asks for it.
 
@@ -143,15 +149,28 @@ def cache_opener(
         return None
     assert models.shared_vocabulary is not None
     return CacheOpener(
-        config, guides.teacher, models.student, models.tokenizer, models.shared_vocabulary, train.examples, autocast
+        config,
+        guides.teacher,
+        models.student,
+        models.tokenizer,
+        models.shared_vocabulary,
+        train.examples,
+        autocast,
+        processes,
     )
 
 
 def with_teacher_cache(
-    config: Config, guides: Guides, models: Models, train: Encoded, reporter: Reporter, autocast: Autocast
+    config: Config,
+    guides: Guides,
+    models: Models,
+    train: Encoded,
+    reporter: Reporter,
+    autocast: Autocast,
+    processes: Processes = ALONE,
 ) -> tuple[Guides, dict[str, Any]]:
     """The guides with a teacher that is read from its cache, captured where it is not there; and facts about it."""
-    opener = cache_opener(config, guides, models, train, autocast)
+    opener = cache_opener(config, guides, models, train, autocast, processes)
     if opener is None:
         return guides, {}
     cached, facts = opener.open(reporter)
@@ -160,6 +179,8 @@ def with_teacher_cache(
 
 def prepare_teacher_cache(config: Config, corpus: Corpus, reporter: Reporter, *, capture: bool) -> dict[str, Any]:
     """Captures, or only checks, the teacher cache that a training with this configuration opens; facts about it.
+
+    Several processes (:func:`make_accelerator` joins them) capture a part each.
 
     Raises:
         UsageError: no term learns from the teacher, or there is no cache to check.
@@ -178,7 +199,7 @@ def prepare_teacher_cache(config: Config, corpus: Corpus, reporter: Reporter, *,
     guides = Guides(LiveTeacher(models.teacher.to(accelerator.device)))
     train = make_encoder(config, models.tokenizer).encode(records)
     reporter.note(f"train: {train.summary()}")
-    opener = cache_opener(config, guides, models, train, accelerator.autocast)
+    opener = cache_opener(config, guides, models, train, accelerator.autocast, current())
     assert opener is not None
     return opener.open(reporter, capture=capture)[1]
 

@@ -48,6 +48,14 @@ class _Pending:
         self.tokens += len(rows)
 
 
+def share_of_capture(examples: Sequence[Example], rank: int, ranks: int) -> list[Example]:
+    """The examples that one of several processes captures.
+
+    By digest and not by position: however late it reads what the others have added, no example is left to nobody.
+    """
+    return [example for example in examples if int.from_bytes(example.digest()[:8], "little") % ranks == rank]
+
+
 def capture(
     cache: CacheDirectory,
     teacher: LiveTeacher,
@@ -67,9 +75,8 @@ def capture(
         on_progress: called with (examples done, examples in all) after every batch.
 
     Raises:
-        RunError: the disk is or would be full, or the teacher's logits are not finite.
+        RunError: the disk is full, or the teacher's logits are not finite.
     """
-    _check_room(cache, examples)
     pending, done = _Pending([], []), 0
     device = next(teacher.model.parameters()).device
     try:
@@ -108,7 +115,8 @@ def _write(cache: CacheDirectory, pending: _Pending, facts: dict[str, Any]) -> N
         cache.append(np.concatenate(pending.rows), np.array(pending.index, INDEX_DTYPE), facts)
 
 
-def _check_room(cache: CacheDirectory, examples: Sequence[Example]) -> None:
+def check_room(cache: CacheDirectory, examples: Sequence[Example]) -> None:
+    """Raise RunError where the disk is too small for what is to be captured."""
     needed = expected_bytes(cache.layout, examples)
     free = shutil.disk_usage(_existing(cache.path)).free
     if needed > free:

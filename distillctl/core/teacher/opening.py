@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,18 @@ from distillctl.core.data.corpus import cache_directory
 from distillctl.core.data.encoding import Example
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.models.loading import tokenizer_fingerprint, weights_fingerprint
+from distillctl.core.processes import ALONE, Processes
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.cache_format import CacheDirectory, Identity
 from distillctl.core.teacher.cached import CachedTeacher, CacheReader
-from distillctl.core.teacher.capture import Autocast, capture, expected_bytes, verify_sample
+from distillctl.core.teacher.capture import (
+    Autocast,
+    capture,
+    check_room,
+    expected_bytes,
+    share_of_capture,
+    verify_sample,
+)
 from distillctl.core.teacher.choice import Fidelity, FidelityProbe, choose_top_k
 from distillctl.core.teacher.live import LiveTeacher
 
@@ -32,6 +41,7 @@ class CacheOpener:
         vocabulary: leading ids that the two models share.
         examples: of the run.
         autocast: the precision of the teacher.
+        processes: that open it together, and capture a part each.
     """
 
     def __init__(
@@ -43,9 +53,11 @@ class CacheOpener:
         vocabulary: int,
         examples: Sequence[Example],
         autocast: Autocast = nullcontext,
+        processes: Processes = ALONE,
     ) -> None:
         self._config, self._live, self._student, self._tokenizer = config, live, student, tokenizer
         self._vocabulary, self._examples, self._autocast = vocabulary, examples, autocast
+        self._processes = processes
         self._precision = "bf16" if config.training.bf16 is True else "float32"
 
     @cached_property
@@ -61,6 +73,11 @@ class CacheOpener:
             raise DataError(
                 f"teacher.top_k={asked:,}: teacher and student share {width:,} ids. Give {width:,} for all, or fewer"
             )
+        # Measured once for all processes, which need one cache: rounding differs from one card to another.
+        measured = self._processes.share(lambda: asdict(self._measure(asked, width)))
+        return Fidelity(**measured)
+
+    def _measure(self, asked: int | None, width: int) -> Fidelity:
         temperature = self._config.objective.jsd.temperature
         probe = FidelityProbe(self._student, self._live, self._examples, width, temperature)
         return choose_top_k(width, probe.measure) if asked is None else probe.measure(asked)
@@ -118,7 +135,7 @@ class CacheOpener:
                 f"{self.path}: the teacher cache lacks {len(missing):,} of {len(self._examples):,} examples. "
                 "distillctl prepare captures them"
             )
-        if missing:
+        if self._processes.share(lambda: bool(missing)):  # the others may look when the main process has begun
             self._capture(cache, reporter)
         cached = CachedTeacher(cache)
         difference = verify_sample(cached, self._live, self._examples, self._autocast, self._precision)
@@ -130,17 +147,36 @@ class CacheOpener:
         return cached, facts
 
     def _check(self, cache: CacheDirectory, reporter: Reporter) -> None:
-        with reporter.task("checking the teacher cache", len(cache.shards)) as task:
-            cache.check_files(task.update)
+        if self._processes.is_main:
+            with reporter.task("checking the teacher cache", len(cache.shards)) as task:
+                cache.check_files(task.update)
 
     def _capture(self, cache: CacheDirectory, reporter: Reporter) -> None:
-        with cache.capturing(lambda: reporter.note(f"{self.path}: another process captures it; waiting for it")):
+        """Adds what is missing, each process its share; the main one holds the right to it for all of them."""
+        processes = self._processes
+        waiting = f"{self.path}: another process captures it; waiting for it"
+        with cache.capturing(lambda: reporter.note(waiting)) if processes.is_main else nullcontext():
+            processes.meet()
+            cache.reload()
             missing = CacheReader(cache).missing(self._examples)
+            if processes.is_main:
+                check_room(cache, missing)
+            mine = share_of_capture(missing, processes.rank, processes.count)
             facts = {"precisions": sorted({self._precision, *cache.facts.get("precisions", ())})}
-            if missing:
-                with reporter.task("capturing the teacher", len(missing)) as task:
-                    capture(cache, self._live, missing, facts, self._autocast, task.update)
+            with reporter.task(f"capturing the teacher{self._share()}", len(mine)) as task:
+                capture(cache, self._live, mine, facts, self._autocast, task.update)
+            processes.meet()
+        cache.reload()
         self._check(cache, reporter)
+        left = len(CacheReader(cache).missing(self._examples))
+        if left:
+            raise DataError(
+                f"{self.path}: {left:,} examples that another process captured are not there. All machines of a job "
+                "need one directory: set teacher.cache_dir or DISTILLCTL_CACHE to a shared one"
+            )
+
+    def _share(self) -> str:
+        return f" (this process's share of {self._processes.count})" if self._processes.count > 1 else ""
 
     def _facts(self, cache: CacheDirectory, difference: float) -> dict[str, Any]:
         """What a cache holds and costs: for run.json and for the eye."""

@@ -37,6 +37,7 @@ class TrainerState:
     objective: dict[str, Any]
     dev_f1: dict[str, float] = field(default_factory=dict)  # step (as text, JSON has no other keys) -> F1
     sha256: dict[str, str] = field(default_factory=dict)  # of the tensor files: a flipped bit would load silently
+    processes: int = 1  # they decide how many examples a step has
 
     @property
     def best_step(self) -> int | None:
@@ -154,9 +155,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
 
 
-def check_resumable(checkpoint: Checkpoint, config_fingerprint: str, data_fingerprint: str) -> None:
-    """Raise DataError if a checkpoint was made with another configuration or from other training records."""
+def check_resumable(checkpoint: Checkpoint, config_fingerprint: str, data_fingerprint: str, processes: int = 1) -> None:
+    """Raise DataError if a checkpoint was made with other settings, training records or number of processes."""
     saved = checkpoint.state
+    if saved.processes != processes:
+        raise DataError(
+            f"{checkpoint.path}: made by {saved.processes} processes, here are {processes}: steps would have other "
+            "examples. Resume with as many as before"
+        )
     if saved.config_fingerprint != config_fingerprint:
         raise DataError(f"{checkpoint.path}: made with another configuration; use the run's own config.yaml")
     if saved.data_fingerprint != data_fingerprint:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +20,12 @@ from distillctl.core.errors import RunError
 from distillctl.core.losses.objective import Objective
 from distillctl.core.losses.step_report import StepReport
 from distillctl.core.losses.term import LossBatch, StudentOutputs
-from distillctl.core.models.student import prepare_student
+from distillctl.core.models.student import prepare_student, seed_dropout
 from distillctl.core.models.vocabulary import special_ids
+from distillctl.core.processes import ALONE, Processes
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory, StepLog
-from distillctl.core.run_dir.step_log import cut_after
+from distillctl.core.run_dir.step_log import SilentLog, cut_after
 from distillctl.core.teacher.cached import tail_mass
 from distillctl.core.teacher.live import forced_logits
 from distillctl.core.training.batches import MicroBatch
@@ -67,6 +69,7 @@ class Trainer:
         run: where the log and the checkpoints go.
         data_fingerprint: names the training records; a checkpoint of other data is refused.
         score_dev: F1 (points) of a model on the dev records; None scores nothing.
+        processes: that train together; the main one writes the run's files.
     """
 
     def __init__(
@@ -81,11 +84,13 @@ class Trainer:
         run: RunDirectory,
         data_fingerprint: str,
         score_dev: Callable[[Any], float] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self.tokenizer, self.guides = tokenizer, guides
         self.objective, self.run = objective, run
         self.data_fingerprint, self.score_dev = data_fingerprint, score_dev
+        self.processes = processes
         self.plan = plan_steps(config, examples, accelerator.num_processes)
         self.student = student
         self._start_id, self._padding_id = special_ids(student, "student")
@@ -103,7 +108,7 @@ class Trainer:
             accelerator.num_processes,
         )
         self._factor = learning_rate_factor(config.training, self.plan.steps)
-        self.state = TrainerState(0, 0, config.fingerprint(), data_fingerprint, {})
+        self.state = TrainerState(0, 0, config.fingerprint(), data_fingerprint, {}, processes=accelerator.num_processes)
         self.rebalanced: dict[str, float] = {}  # what the last step's report says of it
 
     # --- a run ------------------------------------------------------------------------------------------------
@@ -117,14 +122,7 @@ class Trainer:
             self._restore(checkpoint)
         first = self.state.step
         gate_norms = self._pass_gate() if first == 0 else {}
-        if gate_norms:  # noted at once: a run that is stopped and resumed passes the gate only here
-            self.run.note(gate=gate_norms)
-        if checkpoint is not None:
-            # A run that was killed may have logged steps after its last checkpoint: they are done again.
-            cut_after(self.run.step_metrics_file, first)
-        log = self.run.step_log(
-            self.objective.names, tensorboard=self.config.logging.tensorboard, append=checkpoint is not None
-        )
+        log = self._open_log(first, gate_norms, append=checkpoint is not None)
         epochs_done = math.floor(first * self.plan.step_size / self.plan.examples + 1e-9)
         with log, InterruptFlag() as interrupt, reporter.task("training", self.plan.steps) as task:
             for number in range(first, self.plan.steps):
@@ -137,18 +135,36 @@ class Trainer:
                     log.write(row)
                 task.update(number + 1, note=progress_note(row))
                 epoch = math.floor(self.plan.epoch_after(number) + 1e-9)
-                if epoch > epochs_done or ended:
+                ends_epoch = epoch > epochs_done or ended
+                if ends_epoch:
                     epochs_done = epoch
                     self._end_epoch(log, reporter)
-                elif interrupt.raised:
-                    self._save()
-                if interrupt.raised:
+                if self._anywhere(interrupt.raised):
+                    if not ends_epoch:
+                        self._save()
                     return TrainingResult(number + 1, True, self.state.dev_f1, gate_norms)
         return TrainingResult(self.plan.steps, False, self.state.dev_f1, gate_norms)
 
-    def _end_epoch(self, log: StepLog, reporter: Reporter) -> None:
+    def _open_log(self, first: int, gate_norms: dict[str, float], append: bool) -> StepLog | SilentLog:
+        """The log of the steps from ``first`` on; the main process writes it."""
+        if not self.processes.is_main:
+            return SilentLog()
+        if gate_norms:  # noted at once: a run that is stopped and resumed passes the gate only here
+            self.run.note(gate=gate_norms)
+        if append:  # a run that was killed may have logged steps after its last checkpoint: they are done again
+            cut_after(self.run.step_metrics_file, first)
+        return self.run.step_log(self.objective.names, tensorboard=self.config.logging.tensorboard, append=append)
+
+    def _anywhere(self, flag: bool) -> bool:
+        """Whether it is raised in any process: all stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        raised = torch.tensor([float(flag)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(raised, reduction="sum").item() > 0)
+
+    def _end_epoch(self, log: StepLog | SilentLog, reporter: Reporter) -> None:
         if self.score_dev is not None and self.config.evaluation.on_epoch_end:
-            f1 = self.score_dev(self.student)
+            f1 = self.processes.share(partial(self.score_dev, self.student))
             self.state = replace(self.state, dev_f1={**self.state.dev_f1, str(self.state.step): f1})
             log.mirror(self.state.step, {"dev/f1": f1})
             epoch = self.state.step * self.plan.step_size / self.plan.examples
@@ -157,8 +173,8 @@ class Trainer:
 
     def _save(self) -> None:
         self.state = replace(self.state, objective=self.objective.state_dict())
-        if self.accelerator.is_main_process:
-            save_checkpoint(
+        self.processes.on_main(
+            lambda: save_checkpoint(
                 self.run,
                 self.state,
                 self.student,
@@ -167,9 +183,10 @@ class Trainer:
                 self.config.to_dict(),
                 self.config.checkpoints.save_total_limit,
             )
+        )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        check_resumable(checkpoint, self.state.config_fingerprint, self.data_fingerprint)
+        check_resumable(checkpoint, self.state.config_fingerprint, self.data_fingerprint, self.state.processes)
         load_student(self.student, checkpoint)
         load_optimizers(self._plain_optimizers(), checkpoint.optimizers)
         torch.set_rng_state(checkpoint.random)
@@ -184,6 +201,7 @@ class Trainer:
     def _step(self, number: int) -> dict[str, float | int | None]:
         """One optimizer step (``number`` from 0); returns its row of step_metrics.csv."""
         started = time.perf_counter()
+        seed_dropout(self.config.seed, number, self.accelerator.process_index)
         inputs = self.loader.load(number)
         data_seconds = time.perf_counter() - started
         learning_rate = self.config.training.learning_rate * self._factor(number)
@@ -292,7 +310,6 @@ class Trainer:
         """Refuses silent terms, and measures the gradients of step 1 so that it is limited like every other."""
         inputs = self.loader.load(0)
         micro = inputs.micro_batches[0]
-        random_state = torch.get_rng_state()
         frozen: dict[str, torch.nn.Module] = {}
         if self.guides.teacher is not None and self.guides.teacher.model is not None:
             frozen["teacher"] = self.guides.teacher.model
@@ -313,5 +330,4 @@ class Trainer:
                 logits = self._logits(self.student, micro)
             self.objective.logit_gradient(self._outputs(logits), self._with_teacher(batch, micro))
         self.objective.end_step(rebalance=False)  # step 1 has the scales that were asked for
-        torch.set_rng_state(random_state)  # dropout of step 1 does not depend on what was measured before it
         return norms
