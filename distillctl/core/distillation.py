@@ -115,14 +115,15 @@ def teach(config: Config, reporter: Reporter, *, overwrite: bool = False) -> Out
 
 
 def _start(config: Config, overwrite: bool, resume: bool) -> tuple[Accelerator, Processes]:
-    """Refuses a directory that may not be written to, then joins the other processes, if there are any.
+    """Joins the other processes, if there are any, and refuses a directory that may not be written to.
 
-    Raises UsageError too where they were started with other settings than the main one, or see another device.
+    Raises UsageError too where they were started with other settings than the main one, or compute otherwise.
     """
-    if launched()[0] == 0:
-        RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
     accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
     processes = current()
+    processes.on_main(
+        lambda: RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
+    )
     if processes.share(config.fingerprint) != config.fingerprint():
         raise UsageError("the processes of this job have different settings: give all of them the same command line")
     return accelerator, processes

@@ -193,7 +193,7 @@ class Together(Processes):
         if first == mine:
             tell()
         with suppress(RuntimeError):
-            self._go(wait=self.is_main or first == mine)
+            self._go(last=first == mine)
         return first.code
 
     def leave(self) -> None:
@@ -204,17 +204,28 @@ class Together(Processes):
         with self._lock:
             self._closing.set()
         self._listener.join()
-        self._go(wait=self.is_main)
+        self._go(last=False)
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def _go(self, wait: bool) -> None:
-        """Says that this process ends. One that waits does so for the others: it may hold their store."""
+    def _go(self, last: bool) -> None:
+        """Ends this process's part: with ``last`` when the others have put themselves away.
+
+        A launcher that sees one process fail kills the rest. And the main process, which may hold the store, is there
+        until nobody reads it any more: torch would complain on everybody's terminal.
+        """
+        self._store.set(f"away/{self.rank}", "")
+        if last:
+            self._await_others("away")
         self._store.set(f"gone/{self.rank}", "")
+        if self.is_main:
+            self._await_others("gone")
+
+    def _await_others(self, what: str) -> None:
         deadline = time.monotonic() + GRACE + 4 * PERIOD
-        others = [f"gone/{rank}" for rank in range(self.count) if rank != self.rank]
-        while wait and not self._store.check(others) and time.monotonic() < deadline:
-            time.sleep(PERIOD / 5)
+        keys = [f"{what}/{rank}" for rank in range(self.count) if rank != self.rank]
+        while not self._store.check(keys) and time.monotonic() < deadline:
+            time.sleep(PERIOD / 10)
 
     def _publish(self, failure: Failure) -> Failure:
         """Writes a failure down unless there is one already; returns the one that stands."""
@@ -267,7 +278,7 @@ class Together(Processes):
             self.last_words(failure)
         sys.stdout.flush()
         with suppress(RuntimeError):
-            self._go(wait=False)
+            self._go(last=False)
         os._exit(failure.code)
 
 

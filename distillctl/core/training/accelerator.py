@@ -13,8 +13,8 @@ from distillctl.core.config.schema import Config
 from distillctl.core.errors import UsageError
 from distillctl.core.processes import join, launched
 
-TIMEOUT = timedelta(hours=2)
-"""Of a collective: a process may be slower than another by a large model's loading, on a slow disk."""
+TIMEOUT = timedelta(hours=1)
+"""Of a collective. Long work of one process (decoding, checkpoints) is not waited for in one, see ``Processes``."""
 
 SHARDED = {
     "ACCELERATE_USE_FSDP": "FSDP",
