@@ -241,6 +241,12 @@ def prepare(
         bool,
         typer.Option("--verify", help="Check the teacher cache and show what it holds, without capturing anything."),
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes", metavar="N", min=1, help="Capture in N processes of this machine.", show_default=True
+        ),
+    ] = 1,
     teacher: Teacher = None,
     data: Data = None,
     packages: Packages = None,
@@ -266,7 +272,9 @@ def prepare(
         resolved = resolve(config, settings, options)
         from distillctl.commands import prepare as command
 
-        command.run(resolved, output=output, verify=verify)
+        code = command.run(resolved, output=output, verify=verify, processes=processes)
+    if code:  # of the processes it started: they have said why
+        raise typer.Exit(code)
 
 
 @app.command()

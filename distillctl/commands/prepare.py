@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from distillctl.console import ConsoleReporter, table
+from distillctl.core.config import dump_yaml
 from distillctl.core.config.schema import Config
 from distillctl.core.errors import RunError, UsageError
 
@@ -17,27 +19,58 @@ if TYPE_CHECKING:
     from distillctl.core.data.splits import Split
 
 
-def run(config: Config, *, output: str | None = None, verify: bool = False) -> None:
+def run(config: Config, *, output: str | None = None, verify: bool = False, processes: int = 1) -> int:
     """Opens the corpus as configured, prints its sizes, and writes it as JSONL where asked to.
 
     With ``teacher.mode: cached`` captures the teacher cache, or what it lacks, and shows it; with ``verify`` checks it
-    and writes nothing to it.
+    and writes nothing to it. ``processes`` of this machine capture a part each; started by a launcher this is one of
+    several already. Returns the exit code.
     """
+    from distillctl.core.processes import launched
+
+    rank, _, ranks = launched()
+    if processes > 1 and ranks > 1:
+        raise UsageError(f"--processes {processes}: {ranks} processes were launched already. Leave it out")
+    if output is not None and rank == 0:
+        _check_output(Path(output), config.data.path)
+    if processes > 1:
+        return _run_several(config, output, verify, processes)
+    _prepare(config, output, verify, several=ranks > 1)
+    return 0
+
+
+def _run_several(config: Config, output: str | None, verify: bool, processes: int) -> int:
+    """The same settings, resolved, as several processes: the main one of them shows and writes."""
+    from distillctl.core.local_processes import run_locally
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(dump_yaml(config.to_dict()), encoding="utf-8")
+        more = [*(["--output", output] if output is not None else []), *(["--verify"] if verify else [])]
+        return run_locally(["prepare", "--config", str(file), *more], processes)
+
+
+def _prepare(config: Config, output: str | None, verify: bool, several: bool) -> None:
     from distillctl.core.data.splits import SPLITS
     from distillctl.core.materials import prepare_teacher_cache, read_corpus
+    from distillctl.core.processes import current
 
-    if output is not None:
-        _check_output(Path(output), config.data.path)
+    if several:  # joined before one of them mines and the others wait
+        from distillctl.core.training.accelerator import resolve_precision, start_together
+
+        start_together(resolve_precision(config))
     reporter = ConsoleReporter()
-    corpus = read_corpus(config, reporter)
-    records = {split: corpus.records(split) if corpus.sizes[split] else [] for split in SPLITS}
-    _show(corpus, records, reporter)
-    if output is not None:
-        written = _write(Path(output), [record for split in SPLITS for record in records[split]])
-        reporter.note(f"{written:,} records written to {output}")
-    if verify or config.teacher.mode == "cached":
-        facts = prepare_teacher_cache(config, corpus, reporter, capture=not verify)
-        reporter.show_facts("Teacher cache", _cache_rows(facts))
+    with current().one_fate():
+        with current().main_first():
+            corpus = read_corpus(config, reporter)
+        records = {split: corpus.records(split) if corpus.sizes[split] else [] for split in SPLITS}
+        _show(corpus, records, reporter)
+        if output is not None and current().is_main:
+            written = _write(Path(output), [record for split in SPLITS for record in records[split]])
+            reporter.note(f"{written:,} records written to {output}")
+        if verify or config.teacher.mode == "cached":
+            facts = prepare_teacher_cache(config, corpus, reporter, capture=not verify)
+            reporter.show_facts("Teacher cache", _cache_rows(facts))
 
 
 def _check_output(output: Path, source: str | None) -> None:

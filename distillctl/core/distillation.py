@@ -18,7 +18,7 @@ from distillctl.core.config.objective import WeightSchedule
 from distillctl.core.config.schema import Config
 from distillctl.core.data.corpus import Corpus, describe
 from distillctl.core.data.records import fingerprint
-from distillctl.core.errors import RunError, UsageError
+from distillctl.core.errors import RunError
 from distillctl.core.materials import (
     Data,
     EncodedData,
@@ -37,7 +37,7 @@ from distillctl.core.models.loading import (
     tokenizer_fingerprint,
     weights_fingerprint,
 )
-from distillctl.core.processes import OtherProcessFailed, Processes, current, launched
+from distillctl.core.processes import OtherProcessFailed, Processes, launched
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import Clock, RunDirectory, RunStatus, write_model_card
 from distillctl.core.scoring import (
@@ -53,7 +53,7 @@ from distillctl.core.scoring import (
     score_teacher,
     score_trivial_answers,
 )
-from distillctl.core.training.accelerator import make_accelerator, resolve_precision
+from distillctl.core.training.accelerator import resolve_precision, start_together
 from distillctl.core.training.checkpoints import Checkpoint, check_resumable, latest_checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
 from distillctl.core.training.step_inputs import plan_steps
@@ -115,17 +115,11 @@ def teach(config: Config, reporter: Reporter, *, overwrite: bool = False) -> Out
 
 
 def _start(config: Config, overwrite: bool, resume: bool) -> tuple[Accelerator, Processes]:
-    """Joins the other processes, if there are any, and refuses a directory that may not be written to.
-
-    Raises UsageError too where they were started with other settings than the main one, or compute otherwise.
-    """
-    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
-    processes = current()
+    """Joins the other processes, if there are any, and refuses a directory that may not be written to."""
+    accelerator, processes = start_together(config)
     processes.on_main(
         lambda: RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
     )
-    if processes.share(config.fingerprint) != config.fingerprint():
-        raise UsageError("the processes of this job have different settings: give all of them the same command line")
     return accelerator, processes
 
 

@@ -23,12 +23,12 @@ from distillctl.core.losses.critical import CriticalTokens
 from distillctl.core.models.loading import EMBEDDED, freeze, load_encoder, load_seq2seq, load_tokenizer
 from distillctl.core.models.student import draw_weights, embedded_shape, make_student, with_layers
 from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
-from distillctl.core.processes import ALONE, Processes, current
+from distillctl.core.processes import ALONE, Processes
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.capture import Autocast
 from distillctl.core.teacher.live import LiveTeacher
 from distillctl.core.teacher.opening import CacheOpener
-from distillctl.core.training.accelerator import make_accelerator, resolve_precision
+from distillctl.core.training.accelerator import resolve_precision, start_together
 from distillctl.core.training.step_inputs import Guides
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
 
@@ -180,7 +180,7 @@ def with_teacher_cache(
 def prepare_teacher_cache(config: Config, corpus: Corpus, reporter: Reporter, *, capture: bool) -> dict[str, Any]:
     """Captures, or only checks, the teacher cache that a training with this configuration opens; facts about it.
 
-    Several processes (:func:`make_accelerator` joins them) capture a part each.
+    Several processes (:func:`start_together`) capture a part each.
 
     Raises:
         UsageError: no term learns from the teacher, or there is no cache to check.
@@ -193,13 +193,13 @@ def prepare_teacher_cache(config: Config, corpus: Corpus, reporter: Reporter, *,
     records = training_records(config, corpus.records("train"))
     set_seed(config.seed)  # as in a training: the student begins the same
     models = load_models(config)
-    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
+    accelerator, processes = start_together(config)
     models.student.to(accelerator.device)
     assert models.teacher is not None
     guides = Guides(LiveTeacher(models.teacher.to(accelerator.device)))
     train = make_encoder(config, models.tokenizer).encode(records)
     reporter.note(f"train: {train.summary()}")
-    opener = cache_opener(config, guides, models, train, accelerator.autocast, current())
+    opener = cache_opener(config, guides, models, train, accelerator.autocast, processes)
     assert opener is not None
     return opener.open(reporter, capture=capture)[1]
 

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 
 from distillctl.core.config.schema import Config
 from distillctl.core.errors import UsageError
-from distillctl.core.processes import join, launched
+from distillctl.core.processes import Processes, current, join, launched
 
 TIMEOUT = timedelta(hours=1)
 """Of a collective. Long work of one process (decoding, checkpoints) is not waited for in one, see ``Processes``."""
@@ -79,6 +79,18 @@ def make_accelerator(device: str, bf16: bool) -> Accelerator:
     )
     join(accelerator.process_index, accelerator.num_processes)
     return accelerator
+
+
+def start_together(config: Config) -> tuple[Accelerator, Processes]:
+    """The accelerator of a configuration with its precision resolved, and the processes that were started together.
+
+    Raises UsageError as :func:`make_accelerator` does, and where they do not have the same settings.
+    """
+    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
+    processes = current()
+    if processes.share(config.fingerprint) != config.fingerprint():
+        raise UsageError("the processes of this job have different settings: give all of them the same command line")
+    return accelerator, processes
 
 
 def _check_launch(device: str) -> None:
