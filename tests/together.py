@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import typer
 
 from distillctl.exit_codes import errors_as_exit_codes
 
-SECONDS = 120
-"""No process of a test should take longer: one that does hangs."""
+SECONDS = 900
+"""No process of a test should take longer, on a busy machine: one that does hangs."""
 
 
 def free_port() -> int:
@@ -51,6 +52,7 @@ def end(processes: Sequence[Any]) -> list[tuple[int, str, str]]:
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
@@ -62,7 +64,11 @@ def run_jobs(folder: Path, jobs: Sequence[Mapping[str, Any]], count: int = 2) ->
 
 
 def main(file: str) -> int:
-    """Each job of a JSON file: ``settings`` and ``options`` of ``distil``, ``fault`` [rank, step, kind] if it fails."""
+    """The jobs of a JSON file, in order.
+
+    Each has ``settings``, and may have ``options`` of ``distil``, ``capture`` (only the teacher cache is made, in small
+    shards), ``fault`` [process, step or batch, kind] where one of them fails.
+    """
     try:
         with errors_as_exit_codes(debug=False, several=True):
             from distillctl.core.config import load_config
@@ -72,7 +78,11 @@ def main(file: str) -> int:
             for job in json.loads(Path(file).read_text()):
                 if "fault" in job:
                     _plant(*job["fault"])
-                distil(load_config(settings=job["settings"]), SilentReporter(), **job.get("options", {}))
+                config = load_config(settings=job["settings"])
+                if job.get("capture"):
+                    _capture(config, job.get("fault"))
+                else:
+                    distil(config, SilentReporter(), **job.get("options", {}))
     except typer.Exit as ended:
         return ended.exit_code
     return 0
@@ -80,24 +90,48 @@ def main(file: str) -> int:
 
 def _plant(rank: int, step: int, kind: str) -> None:
     """One process fails at the beginning of a step (from 0): the others are in the middle of theirs."""
-    import signal
-
-    from distillctl.core.errors import DataError
     from distillctl.core.training.loop import Trainer
 
     original = Trainer._begin
 
     def begin(self: Trainer, inputs: Any, number: int, separate: bool) -> int:
         if number == step and self.processes.rank == rank:
-            if kind == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if kind == "interrupted":
-                signal.raise_signal(signal.SIGINT)
-            if kind == "bad data":
-                raise DataError("a shard of the cache is gone")
+            _fail(kind)
         return original(self, inputs, number, separate)
 
     Trainer._begin = begin  # type: ignore[method-assign]
+
+
+def _fail(kind: str) -> None:
+    from distillctl.core.errors import DataError
+
+    if kind == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "interrupted":
+        signal.raise_signal(signal.SIGINT)
+    if kind == "bad data":
+        raise DataError("a shard of the cache is gone")
+
+
+def _capture(config: Any, fault: Sequence[Any] | None) -> None:
+    """Captures in batches of 6 and shards of two or three of them; the kill comes at a batch of one process."""
+    from distillctl.core import processes
+    from distillctl.core.materials import prepare_teacher_cache, read_corpus
+    from distillctl.core.progress import SilentReporter
+    from distillctl.core.teacher import capture
+
+    processes.SILENCE = 3.0  # that of a test
+    capture.SHARD_BYTES = 8000  # type: ignore[misc]
+    batches = capture.batches
+
+    def few(examples: Sequence[Any], width: int) -> Any:
+        for number, batch in enumerate(batches(examples, width, most=6)):
+            if fault is not None and [processes.current().rank, number] == fault[:2]:
+                _fail(fault[2])
+            yield batch
+
+    capture.batches = few  # type: ignore[assignment]
+    prepare_teacher_cache(config, read_corpus(config, SilentReporter()), SilentReporter(), capture=True)
 
 
 if __name__ == "__main__":
