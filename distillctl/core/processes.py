@@ -36,7 +36,7 @@ _MESSAGE = 2000
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job ends: the process that failed first, its exit code, and what it said."""
+    """Why a job ends: the process that failed first, or was first to miss another; its exit code, and what it said."""
 
     rank: int
     code: int
@@ -167,6 +167,8 @@ class Together(Processes):
             lost = isinstance(error, RuntimeError) and _is_lost_connection(error)
             if lost:
                 self._wait_for_word()
+            if self.failure is not None and self.failure.rank == self.rank:  # it was this one that missed another
+                raise RunError(self.failure.message) from error
             if self.failure is not None:
                 raise OtherProcessFailed(self.failure) from error
             if lost:
@@ -185,15 +187,13 @@ class Together(Processes):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending; the listener may want to end it too
         with self._lock:
             self._closing.set()
-        mine = Failure(self.rank, code, message[:_MESSAGE])
-        try:
-            first = self.failure or self._publish(mine)
-        except RuntimeError:  # the store is gone with its process: nobody is left to be told
-            first = mine
-        if first == mine:
+        first = self.failure or Failure(self.rank, code, message[:_MESSAGE])
+        with suppress(RuntimeError):  # the store is gone with its process: nobody is left to be told
+            first = self._publish(first)
+        if first.rank == self.rank:
             tell()
         with suppress(RuntimeError):
-            self._go(last=first == mine)
+            self._go(last=first.rank == self.rank)
         return first.code
 
     def leave(self) -> None:
@@ -249,7 +249,8 @@ class Together(Processes):
             silent = self._silent()
             return None if silent is None else self._publish(silent)
         except RuntimeError:
-            return Failure(0, RunError.exit_code, "the process that keeps the others together is gone (killed?)")
+            words = "the process that keeps the others together is gone (killed?): look at what its machine says"
+            return Failure(self.rank, RunError.exit_code, words)
 
     def _silent(self) -> Failure | None:
         """The main process listens to all, the others to it."""

@@ -121,7 +121,10 @@ def test_a_killed_process_is_missed(tiny: Tiny, tmp_path: Path, rank: int) -> No
     ends = run_jobs(tmp_path, [job])
     assert ends[rank][0] == -9
     assert ends[1 - rank][0] == 5
-    assert "is gone (killed" in ends[1 - rank][2]
+    # Without its store torch complains too: of what the user reads, one line is ours.
+    ours = [line for line in ends[1 - rank][2].splitlines() if line.startswith("error: ")]
+    assert len(ours) == 1
+    assert "is gone (killed" in ours[0]
     assert record(tmp_path / "run")["status"] == ("running" if rank == 0 else "failed")
 
 
@@ -173,9 +176,9 @@ def test_a_cache_captured_in_parts_is_the_cache_and_a_kill_costs_one_shard(tiny:
         assert np.allclose(one["log_sum_exp"], other["log_sum_exp"], rtol=1e-4)
         assert np.allclose(one["logits"].astype("f4"), other["logits"].astype("f4"), atol=2e-3)
 
-    assert capture("killed", 2, 1, 3, "killed") == [5, -9]
+    assert capture("killed", 2, 1, 2, "killed") == [5, -9]
     kept = captured(tmp_path / "killed")
-    assert 12 < len(kept) < 48
+    assert 12 <= len(kept) < 48
     assert capture("killed", 2) == [0, 0]
     again = captured(tmp_path / "killed")
     assert again.keys() == whole.keys()
