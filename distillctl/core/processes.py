@@ -275,6 +275,8 @@ class Together(Processes):
             _thread.interrupt_main()
         if self._closing.wait(GRACE):
             return
+        if failure.rank == self.rank:
+            sys.stderr.write(f"error: {failure.message}\n")
         if self.last_words is not None:
             self.last_words(failure)
         sys.stdout.flush()
