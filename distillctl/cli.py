@@ -210,7 +210,7 @@ def train(
         "--seed": seed,
         "--device": device,
     }
-    with errors_as_exit_codes(debug):
+    with errors_as_exit_codes(debug, several=True):
         resolved = resolve(config, settings, options)
         from distillctl.commands import train as command
 
@@ -252,7 +252,7 @@ def teach(
         "--seed": seed,
         "--device": device,
     }
-    with errors_as_exit_codes(debug):
+    with errors_as_exit_codes(debug, several=True):
         resolved = resolve(config, settings, options, TEACH_BASE)
         from distillctl.commands import teach as command
 
@@ -293,6 +293,12 @@ def prepare(
             "--from-trident", metavar="FILE", help="Convert a file of the earlier pipeline: records, dense logits."
         ),
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes", metavar="N", min=1, help="Capture in N processes of this machine.", show_default=True
+        ),
+    ] = 1,
     teacher: Teacher = None,
     encoder: Encoder = None,
     data: Data = None,
@@ -316,7 +322,8 @@ def prepare(
         "--max-train-samples": max_train_samples,
         "--device": device,
     }
-    with errors_as_exit_codes(debug):
+    code = 0
+    with errors_as_exit_codes(debug, several=not (source or from_trident)):
         resolved = resolve(config, settings, options)
         if sum(map(bool, (source, from_trident, data, packages))) > 1:
             raise UsageError(
@@ -326,6 +333,10 @@ def prepare(
             raise UsageError("--language and --project say what a --source is: give its folder")
         if verify and (source or from_trident):
             raise UsageError("--verify checks the cache of a training: give it the records with --data")
+        if processes > 1 and (source or from_trident):
+            raise UsageError(
+                "--processes captures what a training reads: leave it out, or give the records with --data"
+            )
         from distillctl.commands import prepare as command
 
         if source:
@@ -335,7 +346,9 @@ def prepare(
         elif from_trident:
             command.convert(resolved, from_trident, language, output=output)
         else:
-            command.run(resolved, output=output, verify=verify)
+            code = command.run(resolved, output=output, verify=verify, processes=processes)
+    if code:  # of the processes it started: they have said why
+        raise typer.Exit(code)
 
 
 @app.command()

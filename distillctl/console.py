@@ -15,6 +15,7 @@ from rich.text import Text
 
 from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, NEEDS_CHECKOUT, PREDICTIONS_FILE
 from distillctl.core.execution.outcomes import EXECUTION, OUTCOMES, about, rate_text
+from distillctl.core.processes import launched
 from distillctl.core.progress import Task
 
 if TYPE_CHECKING:
@@ -60,10 +61,13 @@ class _Silent:
 
 
 class ConsoleReporter:
-    """Progress bars on a terminal; elsewhere one line when a piece of work is done, for logs."""
+    """Progress bars on a terminal; elsewhere one line when a piece of work is done, for logs.
+
+    Of several processes only the main one is heard.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(soft_wrap=True, highlight=False)
+        self.console = console or Console(soft_wrap=True, highlight=False, quiet=launched()[0] != 0)
 
     def note(self, text: str) -> None:
         """One line that stays. The text is shown as it is: it may hold brackets from files."""

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from distillctl.core.errors import CollectedUsageError, DistillError, Terminated
+from distillctl.core.processes import current, refuse_several
 
 BAD_COMMAND_LINE = 2
 INTERNAL_ERROR = 5
@@ -25,25 +26,37 @@ MOST_MESSAGES = 20
 
 
 @contextmanager
-def errors_as_exit_codes(debug: bool) -> Iterator[None]:
-    """End the command with the exit code of what went wrong, and one or two lines on stderr about it."""
+def errors_as_exit_codes(debug: bool, *, several: bool = False) -> Iterator[None]:
+    """End the command with the exit code of what went wrong, and one or two lines on stderr about it.
+
+    Args:
+        debug: show the traceback too.
+        several: the command may be launched as several processes, which then end together; others refuse that.
+    """
     try:
         with _sigterm_raises():
+            if not several:
+                refuse_several()
             yield
+            current().leave()
     except DistillError as error:
-        _explain(error.messages if isinstance(error, CollectedUsageError) else [str(error)], debug)
-        raise typer.Exit(error.exit_code) from error
+        messages = error.messages if isinstance(error, CollectedUsageError) else [str(error)]
+        raise _end(messages, error.exit_code, debug) from error
     except Terminated as error:
-        _explain(["terminated"], debug)
-        raise typer.Exit(TERMINATED) from error
+        raise _end(["terminated"], TERMINATED, debug) from error
     except KeyboardInterrupt as error:
-        _explain(["interrupted"], debug)
-        raise typer.Exit(INTERRUPTED) from error
+        raise _end(["interrupted"], INTERRUPTED, debug) from error
     except typer.Exit:
         raise
     except Exception as error:  # the outermost frame: anything else is a defect, told in one line
-        _explain([_unexpected(error)], debug)
-        raise typer.Exit(INTERNAL_ERROR) from error
+        raise _end([_unexpected(error)], INTERNAL_ERROR, debug) from error
+
+
+def _end(messages: Sequence[str], code: int, debug: bool) -> typer.Exit:
+    """Of several processes the first to fail tells why, and all end with its exit code."""
+    processes = current()
+    told = messages if processes.is_main else [f"process {processes.rank}: {message}" for message in messages]
+    return typer.Exit(processes.fail(code, messages[0], lambda: _explain(told, debug)))
 
 
 @contextmanager
@@ -100,8 +113,8 @@ def explain_bad_command_line(error: Any) -> int:
         message = _unknown_option(error.option_name, error.possibilities or ())
     else:
         message = " ".join(error.format_message().split())
-    _explain([f"{message} (see {command} --help)"], debug=False)
-    return BAD_COMMAND_LINE
+    told = f"{message} (see {command} --help)"
+    return current().fail(BAD_COMMAND_LINE, told, lambda: _explain([told], debug=False))
 
 
 def _unknown_option(option: str, possibilities: Sequence[str]) -> str:

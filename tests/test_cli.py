@@ -118,7 +118,7 @@ CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
         [*TEACH, "data.path=x", "data.mask=all", "data.max_train_samples=3", "device=cpu"],
         {"overwrite": False},
     ),
-    ("prepare", "prepare", [], {"output": None, "verify": False}),
+    ("prepare", "prepare", [], {"output": None, "verify": False, "processes": 1}),
     ("evaluate x", "evaluate", ["evaluation.limit=0"], PLAIN_EVALUATE),
     ("evaluate x --set evaluation.limit=7", "evaluate", ["evaluation.limit=7"], PLAIN_EVALUATE),
     (
@@ -147,14 +147,20 @@ CALLS: list[tuple[str, str, list[str], dict[str, Any]]] = [
             "unsafe_no_sandbox": True,
         },
     ),
-    ("prepare --packages a -o x.jsonl", "prepare", ["data.packages=[a]"], {"output": "x.jsonl", "verify": False}),
+    (
+        "prepare --packages a -o x.jsonl",
+        "prepare",
+        ["data.packages=[a]"],
+        {"output": "x.jsonl", "verify": False, "processes": 1},
+    ),
     (
         "prepare --data a --mask all --output o",
         "prepare",
         ["data={path: a, mask: all}"],
-        {"output": "o", "verify": False},
+        {"output": "o", "verify": False, "processes": 1},
     ),
-    ("prepare --verify --teacher T", "prepare", ["teacher.model=T"], {"output": None, "verify": True}),
+    ("prepare --processes 4", "prepare", [], {"output": None, "verify": False, "processes": 4}),
+    ("prepare --verify --teacher T", "prepare", ["teacher.model=T"], {"output": None, "verify": True, "processes": 1}),
 ]
 
 
@@ -527,3 +533,30 @@ def test_help_does_not_even_load_the_schema() -> None:
     code = "import sys, distillctl.cli; print(sorted({'pydantic', 'yaml'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+# --- launched several times ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argv", [["sweep", "--grid", "seed=1,2"], ["evaluate", "x"], ["analyse-scaling", "x"]])
+def test_what_works_alone_refuses_to_be_several(
+    recorder: Recorder, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.run(argv) == 2
+    assert "runs in one process, and 2 were launched" in capsys.readouterr().err
+    assert recorder.calls == []
+
+
+@pytest.mark.parametrize(
+    "argv", [["train", "--seed", "x"], ["train", "--set", "seed=x"], ["sweep", "--grid", "seed=1"]]
+)
+def test_of_several_processes_one_a_machine_tells_of_an_error(
+    recorder: Recorder, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert cli.run(argv) == 2
+        assert len(capsys.readouterr().err.splitlines()) == lines

@@ -136,3 +136,12 @@ def test_silence_takes_everything(capsys: pytest.CaptureFixture[str]) -> None:
     with silent.task("y", 3) as task:
         task.update(1, 2, "z")
     assert capsys.readouterr() == ("", "")
+
+
+def test_of_several_processes_the_main_one_is_heard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank, shown in (("0", "a note\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        ConsoleReporter().note("a note")
+        assert capsys.readouterr().out == shown

@@ -6,9 +6,11 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from distillctl.console import ConsoleReporter, table
+from distillctl.core.config import dump_yaml
 from distillctl.core.config.schema import Config
 from distillctl.core.errors import RunError, UsageError
 
@@ -19,23 +21,55 @@ if TYPE_CHECKING:
     from distillctl.core.data.splits import Split
 
 
-def run(config: Config, *, output: str | None = None, verify: bool = False) -> None:
+def run(config: Config, *, output: str | None = None, verify: bool = False, processes: int = 1) -> int:
     """Opens the corpus as configured, prints its sizes, and writes it as JSONL where asked to.
 
     Captures the embedding bank where an active term reads it, and with ``teacher.mode: cached`` the teacher cache, or
     what they lack, and shows them; with ``verify`` checks them, and a ``teacher.cache_dir`` whatever the mode, and
-    writes nothing to them.
+    writes nothing to them. ``processes`` of this machine capture a part each; started by a launcher this is one of
+    several already. Returns the exit code.
     """
+    from distillctl.core.processes import launched
+
+    rank, _, ranks = launched()
+    if processes > 1 and ranks > 1:
+        raise UsageError(f"--processes {processes}: {ranks} processes were launched already. Leave it out")
+    if output is not None and rank == 0:
+        _check_output(Path(output), config.data.path)
+    if processes > 1:
+        return _run_several(config, output, verify, processes)
+    _prepare(config, output, verify, several=ranks > 1)
+    return 0
+
+
+def _run_several(config: Config, output: str | None, verify: bool, processes: int) -> int:
+    """The same settings, resolved, as several processes: the main one of them shows and writes."""
+    from distillctl.core.local_processes import run_locally
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(dump_yaml(config.to_dict()), encoding="utf-8")
+        more = [*(["--output", output] if output is not None else []), *(["--verify"] if verify else [])]
+        return run_locally(["prepare", "--config", str(file), *more], processes)
+
+
+def _prepare(config: Config, output: str | None, verify: bool, several: bool) -> None:
     from distillctl.core.materials import prepare_caches, read_corpus
+    from distillctl.core.processes import current
     from distillctl.core.training.terms import ENCODER_TERMS
 
-    if output is not None:
-        _check_output(Path(output), config.data.path)
+    if several:  # joined before one of them mines and the others wait
+        from distillctl.core.training.accelerator import resolve_precision, start_together
+
+        start_together(resolve_precision(config))
     reporter = ConsoleReporter()
-    corpus = read_corpus(config, reporter)
-    _show_and_write(corpus, output, reporter)
-    teacher = config.teacher.mode == "cached" or (verify and config.teacher.cache_dir is not None)
-    if verify or teacher or ENCODER_TERMS & set(config.objective.active_terms):
+    with current().one_fate():
+        with current().main_first():
+            corpus = read_corpus(config, reporter)
+        _show_and_write(corpus, output if current().is_main else None, reporter)
+        teacher = config.teacher.mode == "cached" or (verify and config.teacher.cache_dir is not None)
+        if not (verify or teacher or ENCODER_TERMS & set(config.objective.active_terms)):
+            return
         facts = prepare_caches(config, corpus, reporter, teacher=teacher, capture=not verify)
         if "bank" in facts:
             reporter.show_facts("Embedding bank", _bank_rows(facts["bank"]))

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import set_seed
 
 from distillctl.core.config.objective import WeightSchedule
@@ -37,6 +39,7 @@ from distillctl.core.models.loading import (
     tokenizer_fingerprint,
     weights_fingerprint,
 )
+from distillctl.core.processes import OtherProcessFailed, Processes, launched
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import Clock, RunDirectory, RunStatus, write_model_card
 from distillctl.core.scoring import (
@@ -53,10 +56,10 @@ from distillctl.core.scoring import (
     score_teacher,
     score_trivial_answers,
 )
-from distillctl.core.training.accelerator import make_accelerator, resolve_precision
+from distillctl.core.training.accelerator import resolve_precision, start_together
 from distillctl.core.training.checkpoints import Checkpoint, latest_checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
-from distillctl.core.training.resuming import check_same_run
+from distillctl.core.training.resuming import check_same_processes, check_same_run
 from distillctl.core.training.step_inputs import plan_steps
 from distillctl.core.training.terms import make_objective
 
@@ -90,31 +93,48 @@ def distil(
         KeyboardInterrupt: after Ctrl-C; the student so far lies in ``student/`` and in a checkpoint.
     """
     config = resolve_precision(config)
-    RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
+    accelerator, processes = _start(config, overwrite, resume)
     clock = Clock()
-    set_seed(config.seed)
-    with clock.phase("data"):
-        data = open_data(config, reporter, corpus)
-    with clock.phase("models"):
-        models = load_models(config)
-    return _run(config, reporter, clock, data, models, overwrite, resume)
+    with processes.one_fate():
+        set_seed(config.seed)
+        with clock.phase("data"), processes.main_first():
+            data = open_data(config, reporter, corpus)
+        with clock.phase("models"):
+            models = load_models(config)
+        return _run(config, reporter, clock, accelerator, processes, data, models, overwrite, resume)
 
 
 def teach(config: Config, reporter: Reporter, *, overwrite: bool = False) -> Outcome:
     """Trains a model with plain cross-entropy on the same records: a teacher for later."""
     config = resolve_precision(cross_entropy_only(config))
-    RunDirectory.check(config.output_dir, overwrite=overwrite, inputs=_inputs(config))
+    accelerator, processes = _start(config, overwrite, resume=False)
     clock = Clock()
-    set_seed(config.seed)
-    with clock.phase("data"):
-        data = open_data(config, reporter)
-    with clock.phase("models"):
-        models = new_teacher(config, data, reporter)
-    return _run(config, reporter, clock, data, models, overwrite, resume=False)
+    with processes.one_fate():
+        set_seed(config.seed)
+        with clock.phase("data"), processes.main_first():
+            data = open_data(config, reporter)
+        with clock.phase("models"):
+            models = new_teacher(config, data, reporter)
+        return _run(config, reporter, clock, accelerator, processes, data, models, overwrite, resume=False)
+
+
+def _start(config: Config, overwrite: bool, resume: bool) -> tuple[Accelerator, Processes]:
+    """Joins the other processes, if there are any, and refuses a directory that may not be written to."""
+    accelerator, processes = start_together(config)
+    processes.on_main(
+        lambda: RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
+    )
+    return accelerator, processes
 
 
 def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume: bool = False) -> dict[str, object]:
-    """What ``distil`` would do, by name: everything is loaded and checked, nothing is written but the corpus cache."""
+    """What ``distil`` would do, by name: everything is loaded and checked, nothing is written but the corpus cache.
+
+    Of several processes one is enough: the others have nothing to say.
+    """
+    rank, _, ranks = launched()
+    if rank != 0:
+        return {}
     config = resolve_precision(config)
     RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
     data = open_data(config, reporter)
@@ -126,11 +146,11 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
         "embedding bank": bank_opener(config, guides, models, encoded.train),
     }
     if resume:
-        _checkpoint(config, fingerprint(encoded.train.records))
+        _checkpoint(config, fingerprint(encoded.train.records), ranks)
     facts: dict[str, object] = {
         "training records": f"{len(encoded.train.examples):,} of {len(data.all_train):,}",
         f"{config.evaluation.split} records": f"{len(encoded.final.examples):,}",
-        "optimizer steps": f"{plan_steps(config, encoded.train.examples, 1).steps:,}",
+        "optimizer steps": f"{plan_steps(config, encoded.train.examples, ranks).steps:,}",
         "loss terms": ", ".join(config.objective.active_terms),
     }
     for role, model in (("student", models.student), ("teacher", models.teacher)):
@@ -170,12 +190,13 @@ def _run(
     config: Config,
     reporter: Reporter,
     clock: Clock,
+    accelerator: Accelerator,
+    processes: Processes,
     data: Data,
     models: Models,
     overwrite: bool,
     resume: bool,
 ) -> Outcome:
-    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
     with clock.phase("tokenising"):
         encoded = encode_data(config, data, models.tokenizer, reporter)
     device = accelerator.device
@@ -185,30 +206,34 @@ def _run(
     guides, facts = make_guides(config, models, encoded.train, device)
     if config.teacher.mode == "cached":
         with clock.phase("teacher cache"):
-            guides, cached = with_teacher_cache(config, guides, models, encoded.train, reporter, accelerator.autocast)
+            guides, cached = with_teacher_cache(
+                config, guides, models, encoded.train, reporter, accelerator.autocast, processes
+            )
             facts |= cached
     with clock.phase("bank"):
-        guides, bank = with_bank(config, guides, models, encoded.train, reporter)
+        guides, bank = with_bank(config, guides, models, encoded.train, reporter, processes)
     facts |= bank
     data_fingerprint = fingerprint(encoded.train.records)
-    checkpoint = _checkpoint(config, data_fingerprint) if resume else None
-    # Everything that is read has been by now, and bad input refused: from here on files are written.
-    claim = RunDirectory.claim(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
-    with claim as run, RunStatus(run, clock):
+    checkpoint = _checkpoint(config, data_fingerprint, processes.count) if resume else None
+    # Everything that is read has been by now, and bad input refused: from here on the main process writes files.
+    with _claimed(config, clock, processes, overwrite, resume) as run, processes.one_fate():
         outcome = Outcome(run, len(encoded.final.examples), config.evaluation.split, seconds=clock.seconds)
-        if resume:
-            _add_seconds(clock, run.record().get("seconds", {}))
-        run.write_config(config.to_dict())
-        _note_provenance(run, config, data, encoded, models, data_fingerprint)
-        with clock.phase("scoring before training"):
-            outcome.scores |= points(score_trivial_answers(encoded.final.records, data.all_train))
-            asked = (models.tokenizer, encoded.final, config, reporter)
-            if models.teacher is not None:
-                outcome.scores |= points(score_teacher(models.teacher, *asked))
-            # Kept like the teacher's: runs that differ in their objective alone start from the same student.
-            store = cached_store(models.student, models.tokenizer, config)
-            outcome.scores[UNTRAINED] = all_scores(score_model(UNTRAINED, models.student, *asked, store))
-        run.note(**facts)
+        processes.last_words = lambda failure: run.finish("failed", str(OtherProcessFailed(failure)))
+        asked = (models.tokenizer, encoded.final, config, reporter)
+
+        def describe_and_score() -> None:
+            run.write_config(config.to_dict())
+            _note_provenance(run, config, data, encoded, models, data_fingerprint, processes.count)
+            with clock.phase("scoring before training"):
+                outcome.scores |= points(score_trivial_answers(encoded.final.records, data.all_train))
+                if models.teacher is not None:
+                    outcome.scores |= points(score_teacher(models.teacher, *asked))
+                # Kept like the teacher's: runs that differ in their objective alone start from the same student.
+                store = cached_store(models.student, models.tokenizer, config)
+                outcome.scores[UNTRAINED] = all_scores(score_model(UNTRAINED, models.student, *asked, store))
+            run.note(**facts)
+
+        processes.on_main(describe_and_score)
         trainer = Trainer(
             config,
             accelerator,
@@ -224,21 +249,46 @@ def _run(
             run,
             data_fingerprint,
             dev_scorer(models.tokenizer, encoded.dev, config) if encoded.dev.examples else None,
+            processes,
         )
         outcome.training = _train(trainer, run, reporter, clock, checkpoint)
         if outcome.training.interrupted:
-            reporter.note(f"stopped after step {outcome.training.steps:,}. The student so far: {run.student}")
+            reporter.note(f"stopped after step {outcome.training.steps:,}. The student so far: {run.path / 'student'}")
             reporter.note(f"To go on: {shlex.join(how_to_go_on(config, run, models.teacher is None))}")
             raise Terminated if outcome.training.terminated else KeyboardInterrupt
-        with clock.phase("scoring"):
-            folder = run.evaluation(config.evaluation.split)
-            outcome.scores[STUDENT] = all_scores(score_and_store(models.student, *asked, folder, outcome.scores))
-        _write_card(config, outcome, encoded)
-        run.seal()
+
+        def score_student() -> None:
+            with clock.phase("scoring"):
+                folder = run.evaluation(config.evaluation.split)
+                outcome.scores[STUDENT] = all_scores(score_and_store(models.student, *asked, folder, outcome.scores))
+            _write_card(config, outcome, encoded)
+            run.seal()
+
+        processes.on_main(score_student)
     return outcome
 
 
-def _checkpoint(config: Config, data_fingerprint: str) -> Checkpoint | None:
+@contextmanager
+def _claimed(
+    config: Config, clock: Clock, processes: Processes, overwrite: bool, resume: bool
+) -> Iterator[RunDirectory]:
+    """The run's directory: the main process makes and locks it, and says how it ended; the others open it."""
+    with ExitStack() as stack:
+        with processes.main_first():
+            if processes.is_main:
+                claim = RunDirectory.claim(
+                    config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config)
+                )
+                run = stack.enter_context(claim)
+                stack.enter_context(RunStatus(run, clock))
+                if resume:
+                    _add_seconds(clock, run.record().get("seconds", {}))
+            else:
+                run = RunDirectory.open(config.output_dir)
+        yield run
+
+
+def _checkpoint(config: Config, data_fingerprint: str, processes: int) -> Checkpoint | None:
     """The checkpoint to go on from; None where the run was stopped before its first, and begins anew.
 
     Raises DataError for a damaged one, and for a run of another configuration or of other records.
@@ -248,6 +298,7 @@ def _checkpoint(config: Config, data_fingerprint: str) -> Checkpoint | None:
     if checkpoint is not None:
         saved = checkpoint.state.data_fingerprint
         check_same_run(checkpoint.path, checkpoint.config, saved, config.to_dict(), data_fingerprint)
+        check_same_processes(checkpoint.path, checkpoint.state.processes, processes)
     elif run.config_file.is_file():
         saved = run.record().get("fingerprints", {}).get("data")
         check_same_run(run.path, run.config(), saved, config.to_dict(), data_fingerprint)
@@ -285,19 +336,20 @@ def _train(
             "out of memory on the device: lower training.per_device_train_batch_size and raise "
             "gradient_accumulation_steps by the same factor; the result stays the same"
         ) from error
-    with run.replacing("student") as folder:
-        save_model(trainer.student, trainer.tokenizer, folder)
-    run.note(
-        training={
-            "steps": result.steps,
-            "planned_steps": trainer.plan.steps,
-            "examples": trainer.plan.examples,
-            "target_tokens": trainer.state.target_tokens,
-            "skipped_steps": trainer.state.skipped,
-            "dev_f1": result.dev_f1,
-            "best_step": trainer.state.best_step,
-        },
-    )
+    if trainer.processes.is_main:
+        with run.replacing("student") as folder:
+            save_model(trainer.student, trainer.tokenizer, folder)
+        run.note(
+            training={
+                "steps": result.steps,
+                "planned_steps": trainer.plan.steps,
+                "examples": trainer.plan.examples,
+                "target_tokens": trainer.state.target_tokens,
+                "skipped_steps": trainer.state.skipped,
+                "dev_f1": result.dev_f1,
+                "best_step": trainer.state.best_step,
+            },
+        )
     return result
 
 
@@ -337,7 +389,13 @@ def models_taught(config: Config, record: Mapping[str, Any]) -> str:
 
 
 def _note_provenance(
-    run: RunDirectory, config: Config, data: Data, encoded: EncodedData, models: Models, data_fingerprint: str
+    run: RunDirectory,
+    config: Config,
+    data: Data,
+    encoded: EncodedData,
+    models: Models,
+    data_fingerprint: str,
+    processes: int,
 ) -> None:
     fingerprints = {
         "config": config.fingerprint(),
@@ -362,5 +420,6 @@ def _note_provenance(
         seeds={"seed": config.seed},
         corpus=describe(data.corpus),
         truncation=truncation,
-        planned_steps=plan_steps(config, encoded.train.examples, 1).steps,
+        planned_steps=plan_steps(config, encoded.train.examples, processes).steps,
+        processes=processes,
     )

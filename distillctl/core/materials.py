@@ -33,12 +33,13 @@ from distillctl.core.models.loading import (
 )
 from distillctl.core.models.student import draw_weights, embedded_shape, make_student, with_layers
 from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
+from distillctl.core.processes import ALONE, Processes
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.capture import Autocast
 from distillctl.core.teacher.converted import ConvertedCacheOpener, is_converted
 from distillctl.core.teacher.live import LiveTeacher
 from distillctl.core.teacher.opening import CacheOpener
-from distillctl.core.training.accelerator import make_accelerator, resolve_precision
+from distillctl.core.training.accelerator import resolve_precision, start_together
 from distillctl.core.training.step_inputs import Guides
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
 
@@ -156,7 +157,12 @@ def critical_tokens(config: Config, tokenizer: Any, train: Encoded) -> CriticalT
 
 
 def cache_opener(
-    config: Config, guides: Guides, models: Models, train: Encoded, autocast: Autocast = nullcontext
+    config: Config,
+    guides: Guides,
+    models: Models,
+    train: Encoded,
+    autocast: Autocast = nullcontext,
+    processes: Processes = ALONE,
 ) -> CacheOpener | ConvertedCacheOpener | None:
     """What opens the run's teacher cache; None where the teacher is to run live, or no term asks for it.
 
@@ -168,15 +174,28 @@ def cache_opener(
     if is_converted(config.teacher.cache_dir):
         return ConvertedCacheOpener(config, models.tokenizer, models.shared_vocabulary, train.examples)
     return CacheOpener(
-        config, guides.teacher, models.student, models.tokenizer, models.shared_vocabulary, train.examples, autocast
+        config,
+        guides.teacher,
+        models.student,
+        models.tokenizer,
+        models.shared_vocabulary,
+        train.examples,
+        autocast,
+        processes,
     )
 
 
 def with_teacher_cache(
-    config: Config, guides: Guides, models: Models, train: Encoded, reporter: Reporter, autocast: Autocast
+    config: Config,
+    guides: Guides,
+    models: Models,
+    train: Encoded,
+    reporter: Reporter,
+    autocast: Autocast,
+    processes: Processes = ALONE,
 ) -> tuple[Guides, dict[str, Any]]:
     """The guides with a teacher that is read from its cache, captured where it is not there; and facts about it."""
-    opener = cache_opener(config, guides, models, train, autocast)
+    opener = cache_opener(config, guides, models, train, autocast, processes)
     if opener is None:
         return guides, {}
     cached, facts = opener.open(reporter)
@@ -186,7 +205,9 @@ def with_teacher_cache(
     return guides, {"teacher_cache": facts}
 
 
-def bank_opener(config: Config, guides: Guides, models: Models, train: Encoded) -> BankOpener | None:
+def bank_opener(
+    config: Config, guides: Guides, models: Models, train: Encoded, processes: Processes = ALONE
+) -> BankOpener | None:
     """What opens the run's embedding bank; None where no active term looks through an encoder."""
     encoder = guides.encoder
     if encoder is None:
@@ -199,14 +220,19 @@ def bank_opener(config: Config, guides: Guides, models: Models, train: Encoded) 
         max_target_length=config.data.max_target_length,
         precision=str(encoder.table.dtype).removeprefix("torch."),
     )
-    return BankOpener(config.encoder.cache_dir, identity, encoder, train.examples)
+    return BankOpener(config.encoder.cache_dir, identity, encoder, train.examples, processes)
 
 
 def with_bank(
-    config: Config, guides: Guides, models: Models, train: Encoded, reporter: Reporter
+    config: Config,
+    guides: Guides,
+    models: Models,
+    train: Encoded,
+    reporter: Reporter,
+    processes: Processes = ALONE,
 ) -> tuple[Guides, dict[str, Any]]:
     """The guides with a bank of the golds, captured where it is not there; and facts about it."""
-    opener = bank_opener(config, guides, models, train)
+    opener = bank_opener(config, guides, models, train, processes)
     if opener is None:
         return guides, {}
     bank, facts = opener.open(reporter)
@@ -225,6 +251,8 @@ def prepare_caches(
         teacher: False leaves the teacher cache out.
         capture: False only checks what is there.
 
+    Several processes (:func:`start_together`) capture a part each.
+
     Raises:
         UsageError: no term reads what is asked for, or there is nothing to check.
         DataError: something is damaged or of something else, or lacks an example and ``capture`` is off.
@@ -242,16 +270,16 @@ def prepare_caches(
     records = training_records(config, corpus.records("train"))
     set_seed(config.seed)  # as in a training: the student begins the same
     models = load_models(config)
-    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
+    accelerator, processes = start_together(config)
     models.student.to(accelerator.device)
     train = make_encoder(config, models.tokenizer).encode(records)
     reporter.note(f"train: {train.summary()}")
     guides, _ = make_guides(config, models, train, accelerator.device)
     facts: dict[str, dict[str, Any]] = {}
-    bank = bank_opener(config, guides, models, train)
+    bank = bank_opener(config, guides, models, train, processes)
     if bank is not None:
         facts["bank"] = bank.open(reporter, capture=capture)[1]
-    cache = cache_opener(config, guides, models, train, accelerator.autocast) if teacher else None
+    cache = cache_opener(config, guides, models, train, accelerator.autocast, processes) if teacher else None
     if cache is not None:
         facts["teacher_cache"] = cache.open(reporter, capture=capture)[1]
     return facts

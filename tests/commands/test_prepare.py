@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from distillctl import cli
@@ -13,6 +17,7 @@ from distillctl.core.data.records import read_jsonl
 from distillctl.core.data.splits import split_of
 from tests.javaproject import TEST, put, write_java_project
 from tests.tiny import RECORDS, Tiny
+from tests.together import SECONDS
 
 
 def test_sizes_are_shown_and_records_written_split_by_split(
@@ -309,3 +314,49 @@ def test_what_cannot_be_mined_or_converted_is_explained(
     put(tmp_path, "old.jsonl", '{"focal_file": "a", "test_method_masked": "<extra_id_0>", "original_target": "b"}\n')
     assert cli.run(["prepare", *flags]) == code
     assert message in capsys.readouterr().err
+
+
+def start_several(tiny: Tiny, tmp_path: Path, *more: str) -> Any:
+    own = ("teacher.mode=cached", "teacher.top_k=64", f"teacher.cache_dir={tmp_path / 'cache'}")
+    argv = tiny.argv("prepare", tmp_path / "run", *own, flags=("--processes", "2", *more))
+    command = [sys.executable, "-m", "distillctl", *argv]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_several_processes_capture_and_one_shows(tiny: Tiny, tmp_path: Path) -> None:
+    records = tmp_path / "records.jsonl"
+    process = start_several(tiny, tmp_path, "-o", str(records))
+    shown, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, errors) == (0, "")
+    assert shown.count("48 examples;") == 1
+    assert "in 2 shards" in shown
+    assert len(read_jsonl(records).records) == sum(RECORDS.values())
+    # The other process's error is told once, and its code is the command's.
+    (tmp_path / "cache/shard-00001.rows").unlink()
+    again = start_several(tiny, tmp_path)
+    assert again.communicate(timeout=SECONDS)[1].count("error: ") == 1
+    assert again.returncode == 3
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_capture_and_the_next_one_goes_on(tiny: Tiny, tmp_path: Path) -> None:
+    process = start_several(tiny, tmp_path)
+    parent = psutil.Process(process.pid)
+    while len(parent.children()) < 2:
+        time.sleep(0.05)
+    parent.children()[1].kill()
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 5
+    assert "error: process 1 of 2 was ended by signal 9. What was written is kept" in errors
+    process = start_several(tiny, tmp_path)
+    assert "in 2 shards" in process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 0
+
+
+def test_several_processes_are_not_started_twice(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert cli.run(tiny.argv("prepare", tmp_path, flags=("--processes", "2"))) == 2
+    assert "--processes 2: 4 processes were launched already. Leave it out" in capsys.readouterr().err

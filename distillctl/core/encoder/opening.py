@@ -12,8 +12,9 @@ from distillctl.core.data.encoding import Example, ids_digest
 from distillctl.core.encoder.bank import DistinctGolds, EmbeddingBank, Labels, mean_of
 from distillctl.core.encoder.frozen import FrozenEncoder
 from distillctl.core.encoder.stored import BankDirectory, BankIdentity, StoredStates, capture_golds, verify_golds
+from distillctl.core.processes import ALONE, Processes
 from distillctl.core.progress import Reporter
-from distillctl.core.store.completion import complete
+from distillctl.core.store.completion import Wanted, complete
 from distillctl.core.store.reader import ShardReader
 
 
@@ -25,13 +26,20 @@ class BankOpener:
         identity: what the bank has to be made of.
         encoder: on the device that should do the work.
         examples: of the run.
+        processes: that open it together, and encode a part each.
     """
 
     def __init__(
-        self, chosen: str | None, identity: BankIdentity, encoder: FrozenEncoder, examples: Sequence[Example]
+        self,
+        chosen: str | None,
+        identity: BankIdentity,
+        encoder: FrozenEncoder,
+        examples: Sequence[Example],
+        processes: Processes = ALONE,
     ) -> None:
         self.path = Path(chosen) if chosen else cache_directory() / "banks" / identity.name
         self._identity, self._encoder, self._examples = identity, encoder, examples
+        self._processes = processes
 
     @cached_property
     def _golds(self) -> DistinctGolds:
@@ -59,10 +67,11 @@ class BankOpener:
         bank, golds = BankDirectory(self.path, self._identity), self._golds
 
         def add(missing: list[Labels]) -> None:
-            with reporter.task("encoding the golds", len(missing)) as task:
+            with reporter.task(f"encoding the golds{self._processes.part()}", len(missing)) as task:
                 capture_golds(bank, self._encoder, missing, task.update)
 
-        reader = complete(bank, golds.labels, ids_digest, add if capture else None, reporter)
+        wanted = Wanted(golds.labels, ids_digest, len)
+        reader = complete(bank, wanted, add if capture else None, reporter, self._processes)
         states = StoredStates(reader, golds.labels)
         difference = verify_golds(bank, states, self._encoder, golds.labels)
         with reporter.task("averaging the golds", len(golds.labels)) as task:

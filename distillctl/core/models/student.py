@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, T5Config
@@ -99,6 +100,15 @@ def set_dropout(model: nn.Module, rate: float) -> None:
         for name in _DROPOUT_RATES:
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, rate)
+
+
+def seed_dropout(seed: int, step: int, rank: int) -> None:
+    """Starts torch's random numbers, on all its devices, for one optimizer step of one process.
+
+    Like the order of the examples they depend on the seed and the step alone, so a run goes on at any step without
+    replaying the ones before; and processes do not drop the same units.
+    """
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))
 
 
 def layer_count(config: Any, stack: str) -> int:

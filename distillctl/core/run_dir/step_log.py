@@ -131,6 +131,27 @@ class StepLog:
         self.close()
 
 
+class SilentLog:
+    """Writes nothing: of several processes one keeps the log."""
+
+    def write(self, row: Mapping[str, Number | None]) -> None:
+        """Nothing."""
+
+    def mirror(self, step: int, scalars: Mapping[str, Number | None]) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
 def _ignore(note: str) -> None:
     pass
 

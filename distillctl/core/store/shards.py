@@ -3,7 +3,8 @@
     cache.json            what the rows were made of, the shards with the SHA-256 of each file, its own SHA-256
     shard-00000.rows      fixed-width rows of target tokens, one item after another
     shard-00000.index     24 bytes an item: its digest, the first of its rows, how many they are
-    .lock                 held by the process that captures
+    .lock                 held by the process that captures, or by the first of several that do it together
+    .manifest.lock        held while a shard is added
 
 Every file is written under a temporary name, fsynced and renamed, and the manifest after the shard that it names:
 whatever is cut short, the directory holds what its manifest says, and capturing goes on from there.
@@ -184,27 +185,33 @@ class ShardDirectory(Generic[I_co]):
         return entries
 
     def append(self, rows: np.ndarray, index: np.ndarray, facts: dict[str, Any]) -> None:
-        """Adds a shard, and replaces the facts where they are not empty. Call it inside :meth:`capturing`.
+        """Adds a shard, behind those that other processes added meanwhile; replaces the facts where they are not empty.
+
+        Call it while :meth:`capturing`: here, or in the process that this one works for.
 
         Raises:
             RunError: it cannot be written (disk full); what was there before stays valid.
         """
-        name = f"shard-{len(self.shards):05d}"
-        files = rows.tobytes(), index.tobytes()
         try:
-            write_atomically(self.path / f"{name}.rows", files[0])
-            write_atomically(self.path / f"{name}.index", files[1])
-            shard = Shard(name, len(rows), len(index), _sha256(files[0]), _sha256(files[1]))
-            before = self.shards, self.facts
-            self.shards, self.facts = (*self.shards, shard), facts or self.facts
-            try:
-                write_atomically(self.path / MANIFEST, self._content())
-            except RunError:
-                self.shards, self.facts = before
-                raise
+            with self._locked(".manifest.lock"):
+                self.reload()
+                self._add(rows.tobytes(), index.tobytes(), (len(rows), len(index)), facts)
         except RunError as error:
             kept = f"The {self.examples:,} {self.kind.items} captured so far are kept"
             raise RunError(f"{error}. {kept}: start again, and it goes on from there") from error
+
+    def _add(self, rows: bytes, index: bytes, counts: tuple[int, int], facts: dict[str, Any]) -> None:
+        name = f"shard-{len(self.shards):05d}"
+        write_atomically(self.path / f"{name}.rows", rows)
+        write_atomically(self.path / f"{name}.index", index)
+        before = self.shards, self.facts
+        self.shards = (*self.shards, Shard(name, *counts, _sha256(rows), _sha256(index)))
+        self.facts = facts or self.facts
+        try:
+            write_atomically(self.path / MANIFEST, self._content())
+        except RunError:
+            self.shards, self.facts = before
+            raise
 
     def _content(self) -> str:
         values = {
@@ -216,16 +223,24 @@ class ShardDirectory(Generic[I_co]):
 
     @contextmanager
     def capturing(self, on_wait: Callable[[], None]) -> Iterator[None]:
-        """The right to add shards, for one process at a time; the others wait, and then see what it captured."""
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("a+b")
-        with file:
-            with writing(self.path / ".lock"):
-                hold_alone(file, on_wait)
+        """The right to add shards, for one process at a time; the others wait, and then see what it captured.
+
+        Processes that capture together hold it in one of them.
+        """
+        with self._locked(".lock", on_wait):
             for left in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
                 left.unlink(missing_ok=True)
             self.reload()
+            yield
+
+    @contextmanager
+    def _locked(self, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / name).open("a+b")
+        with file:
+            with writing(self.path / name):
+                hold_alone(file, on_wait)
             yield
 
 

@@ -20,7 +20,7 @@ class ShardWriter:
     """A context manager: a shard is written whenever one is full, the rest at the end, or when stopped by Ctrl-C.
 
     Args:
-        store: use it inside ``store.capturing``.
+        store: use it inside ``store.capturing``, here or in the process that this one works for.
         facts: what the manifest says besides.
     """
 

@@ -14,7 +14,7 @@ from distillctl.core.data.encoding import Example
 from distillctl.core.errors import DataError, RunError
 from distillctl.core.losses.term import LossBatch, Places
 from distillctl.core.store.completion import verified_sample
-from distillctl.core.store.writer import ShardWriter, check_room
+from distillctl.core.store.writer import ShardWriter
 from distillctl.core.teacher.batching import batches, padded_batch
 from distillctl.core.teacher.cache_format import CacheDirectory
 from distillctl.core.teacher.cached import CachedTeacher
@@ -46,10 +46,8 @@ def capture(
         on_progress: called with (examples done, examples in all) after every batch.
 
     Raises:
-        RunError: the disk is or would be full, or the teacher's logits are not finite.
+        RunError: the disk is full, or the teacher's logits are not finite.
     """
-    tokens = sum(len(example.labels) for example in examples)
-    check_room(cache, cache.bytes_of(tokens, len(examples)))
     device, done = next(teacher.model.parameters()).device, 0
     with ShardWriter(cache, facts) as writer:
         for batch in batches(examples, cache.layout.width):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from distillctl.core.data.corpus import cache_directory
 from distillctl.core.data.encoding import Example
 from distillctl.core.errors import DataError
 from distillctl.core.models.loading import tokenizer_fingerprint, weights_fingerprint
+from distillctl.core.processes import ALONE, Processes
 from distillctl.core.progress import Reporter
-from distillctl.core.store.completion import complete
+from distillctl.core.store.completion import Wanted, complete
 from distillctl.core.teacher.cache_format import CacheDirectory, Identity
 from distillctl.core.teacher.cached import CachedTeacher, CacheReader
 from distillctl.core.teacher.capture import Autocast, verify_sample
@@ -34,6 +36,7 @@ class CacheOpener:
         vocabulary: leading ids that the two models share.
         examples: of the run.
         autocast: the precision of the teacher.
+        processes: that open it together, and capture a part each.
     """
 
     def __init__(
@@ -45,9 +48,11 @@ class CacheOpener:
         vocabulary: int,
         examples: Sequence[Example],
         autocast: Autocast = nullcontext,
+        processes: Processes = ALONE,
     ) -> None:
         self._config, self._live, self._student, self._tokenizer = config, live, student, tokenizer
         self._vocabulary, self._examples, self._autocast = vocabulary, examples, autocast
+        self._processes = processes
         self._precision = "bf16" if config.training.bf16 is True else "float32"
 
     @cached_property
@@ -63,6 +68,11 @@ class CacheOpener:
             raise DataError(
                 f"teacher.top_k={asked:,}: teacher and student share {width:,} ids. Give {width:,} for all, or fewer"
             )
+        # Measured once for all processes, which need one cache: rounding differs from one card to another.
+        measured = self._processes.share(lambda: asdict(self._measure(asked, width)))
+        return Fidelity(**measured)
+
+    def _measure(self, asked: int | None, width: int) -> Fidelity:
         temperature = self._config.objective.jsd.temperature
         probe = FidelityProbe(self._student, self._live, self._examples, width, temperature)
         return choose_top_k(width, probe.measure) if asked is None else probe.measure(asked)
@@ -113,10 +123,11 @@ class CacheOpener:
 
         def add(missing: list[Example]) -> None:
             precisions = {"precisions": sorted({self._precision, *cache.facts.get("precisions", ())})}
-            with reporter.task("capturing the teacher", len(missing)) as task:
+            with reporter.task(f"capturing the teacher{self._processes.part()}", len(missing)) as task:
                 capture_examples(cache, self._live, missing, precisions, self._autocast, task.update)
 
-        complete(cache, self._examples, Example.digest, add if capture else None, reporter)
+        wanted = Wanted(self._examples, Example.digest, lambda example: len(example.labels))
+        complete(cache, wanted, add if capture else None, reporter, self._processes)
         cached = CachedTeacher(cache)
         difference = verify_sample(cached, self._live, self._examples, self._autocast, self._precision)
         facts = self._facts(cache, difference)

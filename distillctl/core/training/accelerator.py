@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
+
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 
 from distillctl.core.config.schema import Config
 from distillctl.core.errors import UsageError
+from distillctl.core.processes import Processes, current, join, launched
+
+TIMEOUT = timedelta(hours=1)
+"""Of a collective. Long work of one process (decoding, checkpoints) is not waited for in one, see ``Processes``."""
+
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
+    "ACCELERATE_USE_TP": "tensor parallelism",
+}
+"""What Accelerate's configuration files can ask for and this trainer does not do, by the variables they set."""
 
 
 def resolve_precision(config: Config) -> Config:
-    """The configuration with ``training.bf16: auto`` decided for this machine, as config.yaml will say it."""
+    """The configuration with ``training.bf16: auto`` decided for this machine, as config.yaml will say it.
+
+    Raises UsageError where Accelerate's own configuration asks for another precision than this one.
+    """
+    wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if wanted not in ("no", "bf16"):
+        raise UsageError(f"Accelerate's mixed_precision={wanted}: should be no or bf16 (training.bf16)")
+    if wanted == "bf16" and config.training.bf16 is False:
+        raise UsageError("Accelerate's mixed_precision=bf16 and training.bf16=false: leave one of them out")
     if config.training.bf16 != "auto":
         return config
-    training = config.training.model_copy(update={"bf16": computes_in_bf16(config.device)})
-    return config.model_copy(update={"training": training})
+    bf16 = wanted == "bf16" or computes_in_bf16(config.device)
+    return config.model_copy(update={"training": config.training.model_copy(update={"bf16": bf16})})
 
 
 def computes_in_bf16(device: str) -> bool:
@@ -35,18 +59,62 @@ def computes_in_bf16(device: str) -> bool:
 def make_accelerator(device: str, bf16: bool) -> Accelerator:
     """The accelerator of a configuration: ``device`` is auto, cpu, cuda, cuda:N or mps.
 
-    It never accumulates by itself: ``backward`` would divide by its setting, and only the objective divides.
+    It never accumulates by itself: ``backward`` would divide by its setting, and only the objective divides. Launched
+    several times (``accelerate launch``, ``torchrun``) it joins the other processes, see
+    :mod:`distillctl.core.processes`; each then has a whole copy of the student, and gradients are exchanged.
+
+    Raises UsageError for a device that is not there, and for what Accelerate's configuration asks for and is not done.
     """
     _check_available(device)
+    _check_launch(device)
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     # Accelerate keeps its state in the process: a second run in it may want another precision.
     AcceleratorState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if bf16 else "no",
         gradient_accumulation_steps=1,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
+    join(accelerator.process_index, accelerator.num_processes)
+    return accelerator
+
+
+def start_together(config: Config) -> tuple[Accelerator, Processes]:
+    """The accelerator of a configuration with its precision resolved, and the processes that were started together.
+
+    Raises UsageError as :func:`make_accelerator` does, and where they do not have the same settings.
+    """
+    accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
+    processes = current()
+    if processes.share(config.fingerprint) != config.fingerprint():
+        raise UsageError("the processes of this job have different settings: give all of them the same command line")
+    return accelerator, processes
+
+
+def _check_launch(device: str) -> None:
+    """Refuses what would be ignored, or would break what the trainer relies on.
+
+    It reads whole parameters (the gate before step 1, checkpoints, the student's files) and starts the backward pass
+    itself, from the logits: a student in shards has no whole parameters, and DeepSpeed's engine wants to be called.
+    """
+    for variable, name in SHARDED.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1", "yes"):
+            raise UsageError(
+                f"Accelerate's configuration switches on {name}, which shards the student: distillctl trains whole "
+                "copies (DDP). Use a MULTI_GPU or MULTI_CPU configuration, or torchrun"
+            )
+    steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if steps != "1":
+        raise UsageError(
+            f"Accelerate's gradient_accumulation_steps={steps}: should be 1. Set training.gradient_accumulation_steps"
+        )
+    count = launched()[2]
+    if device.startswith("cuda:") and count > 1:
+        raise UsageError(
+            f"device={device} is one device, and {count} processes were launched. Use --device cuda or auto"
+        )
 
 
 def _check_available(device: str) -> None:

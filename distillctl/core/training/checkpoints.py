@@ -7,7 +7,8 @@
     run_config.json                                the resolved configuration
     manifest.json                                  size and SHA-256 of each of these; written last
 
-The order of the data and the schedules follow from the seed and the step, so neither is stored.
+The order of the data, dropout in each process and the schedules follow from the seed and the step (and the process's
+number), so none is stored, and one process's generators are enough.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class TrainerState:
         objective: scales, running norms and corrections of the objective.
         dev_f1: step (as text, JSON has no other keys) -> F1 on dev.
         skipped: the steps that a NaN or an infinity made leave the student as it was, from 1.
+        processes: how many train together: they decide how many examples a step has.
     """
 
     step: int
@@ -55,6 +57,7 @@ class TrainerState:
     objective: dict[str, Any]
     dev_f1: dict[str, float] = field(default_factory=dict)
     skipped: list[int] = field(default_factory=list)
+    processes: int = 1
 
     @property
     def best_step(self) -> int | None:
@@ -196,7 +199,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _state(values: Mapping[str, Any]) -> TrainerState:
     state = TrainerState(**values)
-    whole = (state.step, state.target_tokens, *state.skipped)
+    whole = (state.step, state.target_tokens, state.processes, *state.skipped)
     if not all(isinstance(number, int) and number >= 0 for number in whole) or not isinstance(state.objective, dict):
         raise ValueError(f"{STATE} should hold counts and the objective's state")
     _ = state.best_step  # which reads the scores

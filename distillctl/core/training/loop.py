@@ -21,10 +21,12 @@ from distillctl.core.errors import NotFiniteError, RunError
 from distillctl.core.losses.objective import Objective
 from distillctl.core.losses.step_report import StepReport
 from distillctl.core.losses.term import LossBatch, StudentOutputs
-from distillctl.core.models.student import prepare_student
+from distillctl.core.models.student import prepare_student, seed_dropout
 from distillctl.core.models.vocabulary import special_ids
+from distillctl.core.processes import ALONE, Processes
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory, StepLog
+from distillctl.core.run_dir.step_log import SilentLog
 from distillctl.core.teacher.cached import tail_mass
 from distillctl.core.teacher.live import forced_logits
 from distillctl.core.training.batches import MicroBatch
@@ -41,7 +43,7 @@ from distillctl.core.training.interrupts import InterruptFlag
 from distillctl.core.training.memory import peak_memory_mb
 from distillctl.core.training.optimisation import learning_rate_factor, make_optimizers, set_learning_rate
 from distillctl.core.training.random_state import restore_random_state
-from distillctl.core.training.resuming import check_same_run
+from distillctl.core.training.resuming import check_same_processes, check_same_run
 from distillctl.core.training.step_inputs import Guides, StepInputs, StepLoader, plan_steps
 from distillctl.core.training.step_row import progress_note, rebalance_note, report_columns
 
@@ -71,6 +73,7 @@ class Trainer:
         run: where the log and the checkpoints go.
         data_fingerprint: names the training records; a checkpoint of other data is refused.
         score_dev: F1 (points) of a model on the dev records; None scores nothing.
+        processes: that train together; the main one writes the run's files.
     """
 
     def __init__(
@@ -85,11 +88,13 @@ class Trainer:
         run: RunDirectory,
         data_fingerprint: str,
         score_dev: Callable[[Any], float] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self.tokenizer, self.guides = tokenizer, guides
         self.objective, self.run = objective, run
         self.data_fingerprint, self.score_dev = data_fingerprint, score_dev
+        self.processes = processes
         self.plan = plan_steps(config, examples, accelerator.num_processes)
         self.student = student
         self._start_id, self._padding_id = special_ids(student, "student")
@@ -107,7 +112,7 @@ class Trainer:
             accelerator.num_processes,
         )
         self._factor = learning_rate_factor(config.training, self.plan.steps)
-        self.state = TrainerState(0, 0, data_fingerprint, {})
+        self.state = TrainerState(0, 0, data_fingerprint, {}, processes=accelerator.num_processes)
         self.rebalanced: dict[str, float] = {}  # what the last step's report says of it
         self.phases: parts.Phases = parts.UNTIMED
 
@@ -126,14 +131,7 @@ class Trainer:
             self._restore(checkpoint)
         first = self.state.step
         gate_norms = self._pass_gate_or_stop() if checkpoint is None else {}
-        if gate_norms:  # noted at once: a run that is stopped and resumed passes the gate only here
-            self.run.note(gate=gate_norms)
-        if self.state.skipped:
-            self.run.note(training={"skipped_steps": self.state.skipped})
-        # A run that was killed may have logged steps after its last checkpoint: they are done again.
-        log = self.run.step_log(
-            self.objective.names, tensorboard=self.config.logging.tensorboard, after=first if checkpoint else None
-        )
+        log = self._open_log(gate_norms, after=first if checkpoint else None)
         epochs_done = math.floor(first * self.plan.step_size / self.plan.examples + 1e-9)
         with log, InterruptFlag() as interrupt, reporter.task("training", self.plan.steps) as task:
             for number in range(first, self.plan.steps):
@@ -144,18 +142,39 @@ class Trainer:
                         reporter.note(rebalance_note(number + 1, name, ratio, row[f"scale_{name}"]))
                     task.update(number + 1, note=progress_note(row))
                 epoch = math.floor(self.plan.epoch_after(number) + 1e-9)
-                if epoch > epochs_done or ended:
+                ends_epoch = epoch > epochs_done or ended
+                if ends_epoch:
                     epochs_done = epoch
                     self._end_epoch(log, reporter)
-                elif interrupt.raised or self._saves_after(number):
+                # After what may take long: who was interrupted meanwhile is heard too.
+                raised, terminated = self._anywhere(interrupt.raised, interrupt.terminated)
+                if not ends_epoch and (raised or self._saves_after(number)):
                     self._save(log)
-                if interrupt.raised:
-                    return TrainingResult(number + 1, True, self.state.dev_f1, gate_norms, interrupt.terminated)
+                if raised:
+                    return TrainingResult(number + 1, True, self.state.dev_f1, gate_norms, terminated)
         return TrainingResult(self.plan.steps, False, self.state.dev_f1, gate_norms)
 
-    def _end_epoch(self, log: StepLog, reporter: Reporter) -> None:
+    def _open_log(self, gate_norms: dict[str, float], after: int | None) -> StepLog | SilentLog:
+        """The log, behind step ``after`` of a run that goes on; the main process writes it."""
+        if not self.processes.is_main:
+            return SilentLog()
+        if gate_norms:  # noted at once: a run that is stopped and resumed passes the gate only here
+            self.run.note(gate=gate_norms)
+        if self.state.skipped:
+            self.run.note(training={"skipped_steps": self.state.skipped})
+        # A run that was killed may have logged steps after its last checkpoint: they are done again.
+        return self.run.step_log(self.objective.names, tensorboard=self.config.logging.tensorboard, after=after)
+
+    def _anywhere(self, *flags: bool) -> list[bool]:
+        """Whether each is raised in any process: all stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return list(flags)
+        raised = torch.tensor([float(flag) for flag in flags], device=self.accelerator.device)
+        return [count > 0 for count in self.accelerator.reduce(raised, reduction="sum").tolist()]
+
+    def _end_epoch(self, log: StepLog | SilentLog, reporter: Reporter) -> None:
         if self.score_dev is not None and self.config.evaluation.on_epoch_end:
-            f1 = self.score_dev(self.student)
+            f1 = self.processes.share(partial(self.score_dev, self.student))
             self.state = replace(self.state, dev_f1={**self.state.dev_f1, str(self.state.step): f1})
             log.mirror(self.state.step, {"dev/f1": f1})
             epoch = self.state.step * self.plan.step_size / self.plan.examples
@@ -166,11 +185,11 @@ class Trainer:
         every = self.config.checkpoints.save_steps
         return every is not None and (number + 1) % every == 0
 
-    def _save(self, log: StepLog) -> None:
+    def _save(self, log: StepLog | SilentLog) -> None:
         log.flush()  # what a checkpoint's step has logged must outlive a kill as the checkpoint does
         self.state = replace(self.state, objective=self.objective.state_dict())
-        if self.accelerator.is_main_process:
-            save_checkpoint(
+        self.processes.on_main(
+            lambda: save_checkpoint(
                 self.run,
                 self.state,
                 self.student,
@@ -179,10 +198,13 @@ class Trainer:
                 self.config.to_dict(),
                 self.config.checkpoints.save_total_limit,
             )
+        )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        saved = checkpoint.state.data_fingerprint
-        check_same_run(checkpoint.path, checkpoint.config, saved, self.config.to_dict(), self.data_fingerprint)
+        saved = checkpoint.state
+        now = (self.config.to_dict(), self.data_fingerprint)
+        check_same_run(checkpoint.path, checkpoint.config, saved.data_fingerprint, *now)
+        check_same_processes(checkpoint.path, saved.processes, self.state.processes)
         load_student(self.student, checkpoint)
         load_optimizers(self._plain_optimizers(), checkpoint.optimizers)
         restore_random_state(checkpoint.random)
@@ -194,7 +216,7 @@ class Trainer:
 
     # --- one step ---------------------------------------------------------------------------------------------
 
-    def step(self, number: int, log: StepLog) -> dict[str, float | int | None]:
+    def step(self, number: int, log: StepLog | SilentLog) -> dict[str, float | int | None]:
         """One optimizer step (``number`` from 0) and its row, written where it is due."""
         row = self._step(number)
         ended = number + 1 == self.plan.steps
@@ -204,31 +226,37 @@ class Trainer:
                 log.write(row)
         return row
 
-    def _step_or_skip(self, number: int, log: StepLog, reporter: Reporter) -> dict[str, float | int | None] | None:
-        """:meth:`step`; None for one that was not finite and is passed over, as ``training.on_nan`` asks for."""
+    def _step_or_skip(
+        self, number: int, log: StepLog | SilentLog, reporter: Reporter
+    ) -> dict[str, float | int | None] | None:
+        """:meth:`step`; None for one that was not finite and is passed over, as ``training.on_nan`` asks for.
+
+        What is not finite is found in sums over all processes, so all of them are here or none is.
+        """
         try:
             return self.step(number, log)
         except NotFiniteError as error:
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            bad, saved = self._diagnose(number, error)
+            bad = self._bad_step(number, error)
+            saved = self.processes.share(partial(write_diagnostics, self.run, bad))
             skipped = [*self.state.skipped, number + 1]
             if self.config.training.on_nan == "stop" or too_many(skipped):
                 raise stop(bad, saved, "--resume --on-nan skip goes on without it") from error
             self.state = replace(self.state, step=number + 1, skipped=skipped)
-            if self.accelerator.is_main_process:  # at once: whatever becomes of the run, this is not forgotten
+            if self.processes.is_main:  # at once: whatever becomes of the run, this is not forgotten
                 self.run.note(training={"skipped_steps": skipped})
             reporter.note(f"skipped: {error} The batch is in {saved}")
             return None
 
-    def _diagnose(self, number: int, error: NotFiniteError) -> tuple[BadStep, str]:
-        """What is known of a step that was not finite, and where it was written to."""
-        bad = BadStep(number + 1, str(error), *self.loader.whole_step(number))
-        return bad, write_diagnostics(self.run, bad) if self.accelerator.is_main_process else "diagnostics/"
+    def _bad_step(self, number: int, error: NotFiniteError) -> BadStep:
+        """What is known of a step that was not finite."""
+        return BadStep(number + 1, str(error), *self.loader.whole_step(number))
 
     def _step(self, number: int) -> dict[str, float | int | None]:
         """One optimizer step; returns its row of step_metrics.csv."""
         started = time.perf_counter()
+        seed_dropout(self.config.seed, number, self.accelerator.process_index)
         with self.phases.phase(parts.DATA):
             inputs = self.loader.load(number)
         data_seconds = time.perf_counter() - started
@@ -349,13 +377,13 @@ class Trainer:
         try:
             return self._pass_gate()
         except NotFiniteError as error:
-            raise stop(*self._diagnose(0, error), "Nothing was trained yet") from error
+            bad = self._bad_step(0, error)  # in this process alone, it may be: none waits for another
+            raise stop(bad, write_diagnostics(self.run, bad), "Nothing was trained yet") from error
 
     def _pass_gate(self) -> dict[str, float]:
         """Refuses silent terms, and measures the gradients of step 1 so that it is limited like every other."""
         inputs = self.loader.load(0)
         micro = inputs.micro_batches[0]
-        random_state = torch.get_rng_state()
         frozen: dict[str, torch.nn.Module] = {}
         if self.guides.teacher is not None and self.guides.teacher.model is not None:
             frozen["teacher"] = self.guides.teacher.model
@@ -376,5 +404,4 @@ class Trainer:
                 logits = self._logits(self.student, micro)
             self.objective.logit_gradient(self._outputs(logits, micro), self._with_teacher(batch, micro))
         self.objective.end_step(rebalance=False)  # step 1 has the scales that were asked for
-        torch.set_rng_state(random_state)  # dropout of step 1 does not depend on what was measured before it
         return norms

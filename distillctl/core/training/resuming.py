@@ -50,5 +50,14 @@ def check_same_run(
         )
 
 
+def check_same_processes(where: object, saved: int, now: int) -> None:
+    """Refuse (DataError) to go on from ``where`` with another number of processes than made it."""
+    if saved != now:
+        raise DataError(
+            f"{where}: made by {saved} processes, here are {now}: steps would have other examples. "
+            "Resume with as many as before"
+        )
+
+
 def _is_free(name: str) -> bool:
     return any(name == free or name.startswith(f"{free}.") for free in FREE)

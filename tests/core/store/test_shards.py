@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillctl.core.errors import DataError, RunError
-from distillctl.core.store.completion import VERIFIED, complete, verified_sample
+from distillctl.core.processes import Processes
+from distillctl.core.store.completion import VERIFIED, Wanted, complete, verified_sample
 from distillctl.core.store.reader import ShardReader
 from distillctl.core.store.writer import ShardWriter, check_room
 from tests.core.store.stores import WANTED, Numbers, Pile, add, digest, make_pile, rows_of
@@ -156,6 +158,47 @@ def test_too_little_room_says_what_may_be_done(fresh: Pile) -> None:
         check_room(fresh, 2**70)
 
 
+def wanted(*numbers: int) -> Wanted[int]:
+    return Wanted(numbers, digest, lambda number: len(rows_of(number)))
+
+
+class OneOf(Processes):
+    def __init__(self, rank: int, count: int) -> None:
+        self.rank, self.count = rank, count
+
+
+def test_processes_share_the_items_and_leave_none_to_nobody() -> None:
+    numbers = wanted(*range(100))
+    shares = [numbers.share(numbers.items, OneOf(rank, 3)) for rank in range(3)]
+    assert sorted(number for share in shares for number in share) == list(range(100))
+    assert all(len(share) > 10 for share in shares)
+    # Whatever one of them does not see any more, the others' shares stay what they are.
+    assert numbers.share(range(50, 100), OneOf(1, 3)) == [number for number in shares[1] if number >= 50]
+
+
+def test_shards_added_by_two_processes_stand_one_behind_the_other(fresh: Pile) -> None:
+    other, before = Pile(fresh.path, WANTED), len(fresh.shards)
+    with fresh.capturing(lambda: pytest.fail("nobody else is here")):
+        for pile, number, facts in ((fresh, 30, {"of": "one"}), (other, 40, {}), (fresh, 50, {})):
+            with ShardWriter(pile, facts) as writer:
+                writer.add(digest(number), rows_of(number))
+    assert [shard.name for shard in fresh.shards[before:]] == [f"shard-{before + number:05d}" for number in range(3)]
+    assert fresh.facts == {"of": "one"}
+    reader = ShardReader(open_and_check(fresh.path))
+    for number in (30, 40, 50):
+        place = reader.place(digest(number))
+        assert place is not None
+        assert np.array_equal(reader.rows(place), rows_of(number))
+
+
+def test_a_store_too_large_for_the_disk_is_refused_before_anything_is_captured(
+    fresh: Pile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(RunError, match=r"the pile of numbers needs .* MiB more"):
+        complete(fresh, wanted(3, 5), lambda numbers: pytest.fail("captured"), Notes())
+
+
 def test_only_what_is_missing_is_captured_and_only_where_that_is_allowed(fresh: Pile) -> None:
     asked: list[list[int]] = []
 
@@ -166,9 +209,9 @@ def test_only_what_is_missing_is_captured_and_only_where_that_is_allowed(fresh: 
                 writer.add(digest(number), rows_of(number))
 
     with pytest.raises(DataError, match=r"lacks 1 of 3 numbers\. distillctl prepare captures them"):
-        complete(fresh, [3, 5, 4], digest, None, Notes())
-    complete(fresh, [3, 5, 5, 4], digest, capture, Notes())
-    reader = complete(fresh, [5, 9], digest, capture, Notes())
+        complete(fresh, wanted(3, 5, 4), None, Notes())
+    complete(fresh, wanted(3, 5, 5, 4), capture, Notes())
+    reader = complete(fresh, wanted(5, 9), capture, Notes())
     assert asked == [[5]]
     assert reader.place(digest(5)) is not None
 

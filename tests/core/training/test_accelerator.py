@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from distillctl.core.config import load_config
-from distillctl.core.training.accelerator import computes_in_bf16, resolve_precision
+from distillctl.core.errors import UsageError
+from distillctl.core.training.accelerator import SHARDED, computes_in_bf16, make_accelerator, resolve_precision
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -34,3 +35,44 @@ def test_a_torch_that_cannot_say_means_no(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.gpu
 def test_auto_on_a_gpu_that_has_it() -> None:
     assert computes_in_bf16("cuda") == (torch.cuda.get_device_capability()[0] >= 8)
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Without what a launcher may have set for the tests themselves."""
+    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", *SHARDED):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("variable", SHARDED)
+def test_a_student_in_shards_is_refused_and_says_what_to_use(launch: pytest.MonkeyPatch, variable: str) -> None:
+    launch.setenv(variable, "true")
+    with pytest.raises(UsageError, match=f"switches on {SHARDED[variable]}, which shards the student.*Use a MULTI_GPU"):
+        make_accelerator("cpu", bf16=False)
+    launch.setenv(variable, "false")
+    assert make_accelerator("cpu", bf16=False).num_processes == 1
+
+
+def test_accelerates_own_accumulation_is_refused(launch: pytest.MonkeyPatch) -> None:
+    launch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    with pytest.raises(UsageError, match="gradient_accumulation_steps=4: should be 1"):
+        make_accelerator("cpu", bf16=False)
+
+
+def test_accelerates_mixed_precision_is_the_answer_to_auto(launch: pytest.MonkeyPatch) -> None:
+    launch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert resolve_precision(load_config(settings=["device=cpu"])).training.bf16 is True
+    with pytest.raises(UsageError, match=r"mixed_precision=bf16 and training\.bf16=false: leave one of them out"):
+        resolve_precision(load_config(settings=["device=cpu", "training.bf16=false"]))
+    launch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(UsageError, match="mixed_precision=fp16: should be no or bf16"):
+        resolve_precision(load_config(settings=["device=cpu"]))
+
+
+def test_one_device_is_not_for_several_processes(launch: pytest.MonkeyPatch) -> None:
+    launch.setenv("WORLD_SIZE", "2")
+    launch.setattr(torch.cuda, "is_available", lambda: True)
+    launch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="device=cuda:1 is one device, and 2 processes were launched"):
+        make_accelerator("cuda:1", bf16=False)
