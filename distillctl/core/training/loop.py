@@ -310,6 +310,7 @@ class Trainer:
         """Refuses silent terms, and measures the gradients of step 1 so that it is limited like every other."""
         inputs = self.loader.load(0)
         micro = inputs.micro_batches[0]
+        random_state = torch.get_rng_state()
         frozen: dict[str, torch.nn.Module] = {}
         if self.guides.teacher is not None and self.guides.teacher.model is not None:
             frozen["teacher"] = self.guides.teacher.model
@@ -330,4 +331,5 @@ class Trainer:
                 logits = self._logits(self.student, micro)
             self.objective.logit_gradient(self._outputs(logits), self._with_teacher(batch, micro))
         self.objective.end_step(rebalance=False)  # step 1 has the scales that were asked for
+        torch.set_rng_state(random_state)
         return norms

@@ -72,6 +72,7 @@ def test_size_is_that_of_the_files(cache: CacheDirectory) -> None:
     assert cache.nbytes == sum(file.stat().st_size for file in cache.path.iterdir() if file.name != ".lock")
     assert sorted(file.name for file in cache.path.iterdir()) == [
         ".lock",
+        ".manifest.lock",
         "cache.json",
         "shard-00000.index",
         "shard-00000.rows",
