@@ -71,11 +71,13 @@ SETTINGS = {
 @pytest.mark.parametrize("teacher", [(), CACHED], ids=["live", "cached"])
 def test_whatever_the_settings_processes_change_nothing(tiny: Tiny, tmp_path: Path, teacher: tuple[str, ...]) -> None:
     jobs, alone = [], []
+    # Muon rounds to bfloat16 inside: even in one process, other micro-batches end 5e-5 apart.
+    whole = {"muon": ("training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=2")}
     for number, (name, more) in enumerate(SETTINGS.items()):
         own = (*teacher, f"teacher.cache_dir={tmp_path / f'cache-{name}'}") if teacher else ()
         split = (HALVES, QUARTERS)[number % 2]
         jobs.append({"settings": tiny.settings(tmp_path / f"{name}-2", *own, *split, *more)})
-        alone.append(tiny.config(tmp_path / f"{name}-1", *own, *WHOLE, *more))
+        alone.append(tiny.config(tmp_path / f"{name}-1", *own, *whole.get(name, WHOLE), *more))
     assert run_jobs(tmp_path, jobs) == [(0, "", ""), (0, "", "")]
     for config in alone:
         run_config(config)

@@ -17,6 +17,7 @@ from distillctl.core.models.student import (
     layer_count,
     make_student,
     prepare_student,
+    seed_dropout,
     set_dropout,
     with_layers,
 )
@@ -177,3 +178,14 @@ def test_a_config_without_layer_counts_is_named() -> None:
         layer_count(config, "encoder")
     with pytest.raises(DataError, match="decoder layers"):
         with_layers(config, {"decoder": 2})
+
+
+def test_dropout_depends_on_seed_step_and_process_alone() -> None:
+    def drawn(seed: int, step: int, rank: int) -> tuple[float, ...]:
+        torch.rand(3)
+        seed_dropout(seed, step, rank)
+        return tuple(torch.rand(4).tolist())
+
+    places = [(13, 0, 0), (13, 0, 1), (13, 1, 0), (14, 0, 0)]
+    assert len({drawn(*place) for place in places}) == len(places)
+    assert [drawn(*place) for place in places] == [drawn(*place) for place in places]
