@@ -34,8 +34,8 @@ def run(config: Config, *, output: str | None = None, verify: bool = False, proc
     rank, _, ranks = launched()
     if processes > 1 and ranks > 1:
         raise UsageError(f"--processes {processes}: {ranks} processes were launched already. Leave it out")
-    if output is not None and rank == 0:
-        _check_output(Path(output), config.data.path)
+    if rank == 0:
+        _check_output(output, config.data.path)
     if processes > 1:
         return _run_several(config, output, verify, processes)
     _prepare(config, output, verify, several=ranks > 1)
@@ -81,7 +81,7 @@ def mine_sources(config: Config, sources: Sequence[SourceTree], *, output: str |
     """Mines source trees, prints what is in them and what could not be read, and writes it as JSONL where asked to."""
     from distillctl.core.data.source_trees import source_corpus
 
-    _check_output_of(output, None)
+    _check_output(output, None)
     reporter = ConsoleReporter()
     with reporter.task("mining") as task:
         corpus = source_corpus(
@@ -99,7 +99,7 @@ def convert(config: Config, source: str, language: str | None, *, output: str | 
     from distillctl.core.data.corpus import loaded_corpus
     from distillctl.core.data.trident import read_trident
 
-    _check_output_of(output, source)
+    _check_output(output, source)
     reporter = ConsoleReporter()
     with reporter.task("reading the records"):
         file = read_trident(Path(source), language)
@@ -125,13 +125,11 @@ def _show_and_write(corpus: Corpus, output: str | None, reporter: ConsoleReporte
         reporter.note(f"{written:,} records written to {output}")
 
 
-def _check_output_of(output: str | None, source: str | None) -> None:
-    if output is not None:
-        _check_output(Path(output), source)
-
-
-def _check_output(output: Path, source: str | None) -> None:
+def _check_output(chosen: str | None, source: str | None) -> None:
     """Refuses, before any work, what could not be written or would replace the file that is read."""
+    if chosen is None:
+        return
+    output = Path(chosen)
     if output.is_dir() or not output.parent.is_dir():
         raise UsageError(f"{output}: should be a file in a folder that exists. Choose another -o FILE")
     if source is not None and output.exists() and Path(source).exists() and output.samefile(source):

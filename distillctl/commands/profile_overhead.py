@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from distillctl.core.config import Config
     from distillctl.core.profiling.request import Request
 
-RECORD = "overhead.json"
 Configure = Callable[[str, Mapping[str, Any]], "Config"]
 """(file, values by dotted name) -> the configuration that results."""
 
@@ -38,7 +37,7 @@ def run(
     # Its profiler, which counts memory, tells the terminal that it starts and stops; read once, when torch is loaded.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from distillctl.core.analysis.overhead_plot import PLOT, draw_overhead
-    from distillctl.core.analysis.overhead_record import overhead_record
+    from distillctl.core.analysis.overhead_record import OVERHEAD_FILE, overhead_record
     from distillctl.core.profiling.overhead import measure_overhead
     from distillctl.core.profiling.request import Request
     from distillctl.core.run_dir import write_atomically
@@ -54,8 +53,8 @@ def run(
     record = overhead_record(measured)
     _show(record, reporter)
     write_atomically(folder / PLOT, draw_overhead(record))
-    write_atomically(folder / RECORD, to_json(record) + "\n")
-    for path in (folder / RECORD, folder / PLOT, *([trace_file] if trace_file else [])):
+    write_atomically(folder / OVERHEAD_FILE, to_json(record) + "\n")
+    for path in (folder / OVERHEAD_FILE, folder / PLOT, *([trace_file] if trace_file else [])):
         reporter.note(str(path))
     if check and not record["within"]:
         raise GateError(f"candidate / baseline {record['ratio']['median']:.3f} is {record['verdict']}")
@@ -97,6 +96,7 @@ def _writable(trace: str | None) -> Path | None:
 def _show(record: Mapping[str, Any], reporter: ConsoleReporter) -> None:
     """The verdict first, then what was asked for, then where the time goes."""
     from distillctl.core.analysis.overhead import read_ratio
+    from distillctl.core.analysis.overhead_record import OVERHEAD_FILE
     from distillctl.core.analysis.overhead_tables import (
         arms_table,
         asked_table,
@@ -109,9 +109,9 @@ def _show(record: Mapping[str, Any], reporter: ConsoleReporter) -> None:
     tone = ("good" if record["certain"] else "unsure") if record["within"] else "bad"
     ratio = read_ratio(record["ratio"], "ratio")
     reporter.show_text(f"candidate / baseline {ratio}: {record['verdict']}", TONE_STYLES[tone])
-    terms = terms_table(record, RECORD)
-    reporter.show_table("Asked for", asked_table(record, RECORD), slim=True)
-    reporter.show_table("Step times", ratios_table(record, RECORD), slim=True)
+    terms = terms_table(record, OVERHEAD_FILE)
+    reporter.show_table("Asked for", asked_table(record, OVERHEAD_FILE), slim=True)
+    reporter.show_table("Step times", ratios_table(record, OVERHEAD_FILE), slim=True)
     if terms is not None:
         reporter.show_table("What each term adds", terms, slim=True)
     reporter.show_table("Where the time goes", parts_table(record), slim=True)

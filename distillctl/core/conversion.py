@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distillctl.core.config.schema import Config
-from distillctl.core.data.corpus import cache_directory
 from distillctl.core.data.encoding import Example
 from distillctl.core.data.records import Record
 from distillctl.core.data.trident import TridentFile, lines_with_logits, read_logits
 from distillctl.core.errors import DataError
 from distillctl.core.materials import load_models, logit_width, make_encoder
 from distillctl.core.progress import Reporter
+from distillctl.core.teacher.cache_format import cache_path
 from distillctl.core.teacher.converted import ConvertedCacheOpener, cache_to_fill, converted_identity, fill
 
 
@@ -43,8 +42,7 @@ def convert_logits(config: Config, file: TridentFile, train: list[Record], repor
     if not example_of:
         raise DataError(f"{file.path}: no training record has logits (splits are by file: a hash of project/path)")
     identity = converted_identity(config, models.tokenizer, vocabulary, file.sha256)
-    chosen = config.teacher.cache_dir
-    cache = cache_to_fill(Path(chosen) if chosen else cache_directory() / "teacher" / identity.name, identity)
+    cache = cache_to_fill(cache_path(config, identity), identity)
     bits: set[int] = set()
 
     def rows() -> Iterator[tuple[Example, np.ndarray]]:
@@ -63,8 +61,7 @@ def convert_logits(config: Config, file: TridentFile, train: list[Record], repor
     ):
         added = fill(cache, rows(), examples, facts, task.update)
     reporter.note(f"{added:,} examples added to {cache.path}")
-    teacher = config.teacher.model_copy(update={"mode": "cached", "cache_dir": str(cache.path)})
-    config = config.model_copy(update={"teacher": teacher})
+    config = config.with_section("teacher", mode="cached", cache_dir=str(cache.path))
     return ConvertedCacheOpener(config, models.tokenizer, vocabulary, examples).open(reporter)[1]
 
 

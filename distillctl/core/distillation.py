@@ -165,20 +165,18 @@ def cross_entropy_only(config: Config) -> Config:
     """The configuration with the objective reduced to cross-entropy: focal loss with alpha 1 and gamma 0."""
     objective = config.objective
     off = WeightSchedule(start=0.0, end=0.0)
-    changed = objective.model_copy(
-        update={
-            "focal": objective.focal.model_copy(
-                update={"weight": WeightSchedule(start=1.0, end=1.0), "alpha": 1.0, "gamma": 0.0, "log_only": False}
-            ),
-            "jsd": objective.jsd.model_copy(update={"weight": off, "log_only": False}),
-            "semantic": objective.semantic.model_copy(update={"weight": off, "log_only": False}),
-            "contrastive": objective.contrastive.model_copy(update={"weight": off, "log_only": False}),
-            "critical_tokens": objective.critical_tokens.model_copy(update={"weight": 1.0}),
-            "max_auxiliary_share": None,
-            "balance": "fixed",
-        }
+    return config.with_section(
+        "objective",
+        focal=objective.focal.model_copy(
+            update={"weight": WeightSchedule(start=1.0, end=1.0), "alpha": 1.0, "gamma": 0.0, "log_only": False}
+        ),
+        jsd=objective.jsd.model_copy(update={"weight": off, "log_only": False}),
+        semantic=objective.semantic.model_copy(update={"weight": off, "log_only": False}),
+        contrastive=objective.contrastive.model_copy(update={"weight": off, "log_only": False}),
+        critical_tokens=objective.critical_tokens.model_copy(update={"weight": 1.0}),
+        max_auxiliary_share=None,
+        balance="fixed",
     )
-    return config.model_copy(update={"objective": changed})
 
 
 def _inputs(config: Config) -> list[str]:

@@ -141,7 +141,7 @@ def make_guides(config: Config, models: Models, train: Encoded, device: torch.de
     if critical is not None:
         found = critical.coverage(example.labels for example in train.examples)
         facts["critical_tokens"] = {
-            "language": main_language(train.records),
+            "language": critical.language,
             "summary": str(found),
             **found.to_dict(),
         }
@@ -265,8 +265,7 @@ def prepare_caches(
             "a training with these settings reads nothing from disk: the semantic and contrastive terms are off, and "
             "there is no teacher.cache_dir and no teacher.mode=cached"
         )
-    cached = config.teacher.model_copy(update={"mode": "cached"})
-    config = resolve_precision(config).model_copy(update={"teacher": cached})
+    config = resolve_precision(config).with_section("teacher", mode="cached")
     records = training_records(config, corpus.records("train"))
     set_seed(config.seed)  # as in a training: the student begins the same
     models = load_models(config)

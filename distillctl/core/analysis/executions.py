@@ -9,9 +9,8 @@ import numpy as np
 
 from distillctl.core.analysis.comparison import Comparison
 from distillctl.core.analysis.document import Block, Cell, Heading, Notice, Paragraph, Table
-from distillctl.core.analysis.figures import interval_text, p_text, signed
 from distillctl.core.analysis.run_data import RunData
-from distillctl.core.analysis.tables import arm_names
+from distillctl.core.analysis.tables import arm_names, difference_cells
 from distillctl.core.evaluation.significance import Difference, FloatArray, paired_differences
 from distillctl.core.execution.outcomes import GOLD, OUTCOMES, PASSED, about, rate_text, summarise, verdict_of
 
@@ -152,17 +151,7 @@ def execution_table(comparison: Comparison) -> Table | None:
     found = execution_differences(comparison)
     if not found:
         return None
-    rows = [
-        [
-            Cell(RATES[name]),
-            Cell(f"{one.baseline:.2f}"),
-            Cell(f"{one.candidate:.2f}"),
-            Cell(signed(one.difference)),
-            Cell(interval_text(one.low, one.high)),
-            Cell(p_text(one.p_value)),
-        ]
-        for name, one in found.items()
-    ]
+    rows = [[Cell(RATES[name]), *difference_cells(one)] for name, one in found.items()]
     caption = (
         f"Points of 100 on the {len(executed_samples(comparison)):,} samples that all runs ran. Interval: paired BCa "
         "bootstrap over files; p: permutation test that swaps the arms within files."

@@ -21,6 +21,7 @@ from distillctl.core.analysis.overhead import (
 from distillctl.core.errors import DataError
 from distillctl.core.phases import DATA, TEACHER
 
+OVERHEAD_FILE = "overhead.json"
 CROSS_ENTROPY, BASELINE, CANDIDATE = "cross-entropy", "baseline", "candidate"
 MEASURED = "candidate, gradients measured in every step"
 CANDIDATE_CACHED, CANDIDATE_LIVE = f"{CANDIDATE}, cached", f"{CANDIDATE}, live"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from distillctl.core.analysis.overhead_record import read_record
+from distillctl.core.analysis.overhead_record import OVERHEAD_FILE, read_record
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.evaluation.corpus_sums import sample_sums
 from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, PREDICTIONS_FILE, rescore
@@ -16,7 +16,6 @@ from distillctl.core.evaluation.significance import FloatArray
 from distillctl.core.execution.outcomes import EXECUTION, HOW_IT_RAN, is_stored_execution
 from distillctl.core.run_dir import RunDirectory, read_json
 
-OVERHEAD_FILE = "overhead.json"
 StepRows = Sequence[Mapping[str, float | None]]
 
 

@@ -19,23 +19,24 @@ MAIN_METRICS = ("f1", "exact_match", "valid_syntax", "edit_similarity", "bleu")
 def before_after_table(comparison: Comparison) -> Table:
     """Each metric of both arms, the difference, its interval and p."""
     columns = ["metric", *arms(comparison), "delta", "95 % interval", "p"]
-    rows = [
-        [
-            Cell(METRIC_TITLES[name]),
-            Cell(f"{found.baseline:.2f}"),
-            Cell(f"{found.candidate:.2f}"),
-            Cell(signed(found.difference)),
-            Cell(interval_text(found.low, found.high)),
-            Cell(p_text(found.p_value)),
-        ]
-        for name, found in comparison.differences.items()
-    ]
+    rows = [[Cell(METRIC_TITLES[name]), *difference_cells(found)] for name, found in comparison.differences.items()]
     pooled = f", pooled over {len(comparison.by_pair)} pairs of runs" if len(comparison.by_pair) > 1 else ""
     caption = (
         f"Points of 100. {comparison.samples:,} samples of {comparison.files:,} files of {comparison.split}{pooled}. "
         "Interval: paired BCa bootstrap over files; p: permutation test that swaps the arms within files."
     )
     return Table(columns, rows, numbers=5, caption=caption)
+
+
+def difference_cells(found: Difference) -> list[Cell]:
+    """Both arms, the difference, its interval and p."""
+    return [
+        Cell(f"{found.baseline:.2f}"),
+        Cell(f"{found.candidate:.2f}"),
+        Cell(signed(found.difference)),
+        Cell(interval_text(found.low, found.high)),
+        Cell(p_text(found.p_value)),
+    ]
 
 
 def beside_table(comparison: Comparison) -> Table | None:

@@ -348,6 +348,11 @@ class Config(Section):
             )
         return self
 
+    def with_section(self, section: str, **changes: Any) -> Config:
+        """A copy with some fields of one section changed; they are not checked again."""
+        changed = getattr(self, section).model_copy(update=changes)
+        return self.model_copy(update={section: changed})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain mappings, lists, numbers and texts: what YAML and JSON can hold, in the schema's order."""
         return self.model_dump(mode="json")

@@ -19,6 +19,7 @@ import numpy as np
 
 from distillctl.core.data.records import ALIASES, LANGUAGES, LoadedFile, json_lines, read_jsonl
 from distillctl.core.errors import DataError, UsageError
+from distillctl.core.store.files import sha256_of
 
 LOGITS = "compressed_logits"
 _LARGEST = float(np.finfo(np.float32).max)
@@ -66,9 +67,7 @@ def read_trident(path: Path, language: str | None) -> TridentFile:
         return _completed(row, path, number, language)
 
     loaded = read_jsonl(path, complete)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return TridentFile(path, loaded, tuple(lines), frozenset(with_logits), sha256)
+    return TridentFile(path, loaded, tuple(lines), frozenset(with_logits), sha256_of(path))
 
 
 def _completed(row: Mapping[str, Any], path: Path, number: int, language: str | None) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """The embedding bank: the frozen encoder's states of every gold target, made once, looked up in training.
 
-The states lie on disk (:mod:`distillctl.core.encoder.stored`) or in memory, fp16 per valid token. What depends on the
+The states lie on disk (:mod:`distillctl.core.encoder.stored`), fp16 per valid token. What depends on the
 run's examples, the mean state and the centred vectors, is computed from them: the mean when the bank is opened, a
 vector whenever it is asked for, so that nothing the size of the states, or of a vector for each gold, stays in memory.
 That is some 50 microseconds of one core for a gold of 40 tokens and width 768
@@ -139,7 +139,7 @@ class EmbeddingBank:
 
 
 def mean_of_gold(states: Tensor) -> Tensor:
-    """[tokens, D] float16 -> [D] float32, the mean of the rounded states: it is the same from memory and from disk."""
+    """[tokens, D] float16 -> [D] float32, the mean of the rounded states: those that the disk gives back."""
     return states.float().mean(dim=0)
 
 
@@ -160,49 +160,6 @@ def mean_of(states: GoldStates, uses: Sequence[int], on_progress: Progress | Non
         if on_progress is not None and (gold + 1 == len(uses) or gold % 1000 == 999):
             on_progress(gold + 1, len(uses))
     return (total / tokens).float()
-
-
-def build_bank(
-    encoder: FrozenEncoder,
-    examples: Iterable[tuple[Hashable, Sequence[int]]],
-    batch_size: int = 64,
-    on_progress: Progress | None = None,
-) -> EmbeddingBank:
-    """A bank in host memory, for as many golds as fit there: one no-gradient pass over them.
-
-    Args:
-        encoder: on the device that should do the work.
-        examples: (key, label ids without padding).
-        batch_size: golds per encoder pass.
-        on_progress: called with (golds done, golds in all) after every batch.
-
-    Raises:
-        DataError: there is no example, a key occurs twice, or a gold is empty.
-        RunError: a state does not fit in fp16.
-    """
-    golds = DistinctGolds.of(examples)
-    found: dict[int, Tensor] = {}
-    for gold, rows in encode_golds(encoder, golds.labels, batch_size, on_progress):
-        found[gold] = rows
-    states = _InMemory([found[gold] for gold in range(len(golds.labels))])
-    return EmbeddingBank(golds.numbers, states, mean_of(states, golds.uses))
-
-
-@dataclass(frozen=True)
-class _InMemory:
-    """Gold states as tensors, by gold number."""
-
-    states: Sequence[Tensor]
-
-    @property
-    def width(self) -> int:
-        return self.states[0].shape[1]
-
-    def length(self, gold: int) -> int:
-        return len(self.states[gold])
-
-    def read(self, gold: int) -> Tensor:
-        return self.states[gold]
 
 
 def encode_golds(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class GoldCache:
             return
         self._verdicts |= kept
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        values = {key: _values(verdict) for key, verdict in sorted(self._verdicts.items())}
+        values = {key: asdict(verdict) for key, verdict in sorted(self._verdicts.items())}
         write_atomically(self._path, json.dumps(values))
 
 
@@ -66,15 +67,5 @@ def _environment(project: str, limits: Limits) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _values(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "outcome": verdict.outcome,
-        "can_fail": verdict.can_fail,
-        "detail": verdict.detail,
-        "items": list(verdict.items),
-        "alone": verdict.alone,
-    }
-
-
 def _verdict(values: Mapping[str, Any]) -> Verdict:
-    return Verdict(values["outcome"], values["can_fail"], values["detail"], tuple(values["items"]), values["alone"])
+    return Verdict(**{**values, "items": tuple(values["items"])})

@@ -206,6 +206,7 @@ class CriticalTokens:
         if language not in CRITICAL_WORDS:
             known = ", ".join(CRITICAL_WORDS)
             raise UsageError(f"Critical tokens are known for {known}. Found language '{language}'.")
+        self.language = language
         words = (*CRITICAL_WORDS[language], *extra)
         if any(not word.strip("* ") for word in words):
             raise UsageError("An extra critical word should not be empty.")

@@ -40,7 +40,7 @@ def main_arms(baseline: Config, candidate: Config) -> dict[str, Config]:
     arms = {CROSS_ENTROPY: cross_entropy_only(candidate), BASELINE: baseline, CANDIDATE: candidate}
     if set(candidate.objective.active_terms) & TEACHER_TERMS:
         mode = "live" if candidate.teacher.mode == "cached" else "cached"
-        arms[f"{CANDIDATE}, {mode}"] = _with(candidate, "teacher", mode=mode)
+        arms[f"{CANDIDATE}, {mode}"] = candidate.with_section("teacher", mode=mode)
     return arms
 
 
@@ -54,7 +54,7 @@ def term_arms(candidate: Config) -> dict[str, Config]:
     for names in dropped:
         if len(names) < len(active):
             arms[without(names)] = _without(candidate, names)
-    arms[MEASURED] = _with(candidate, "logging", gradient_steps=1)
+    arms[MEASURED] = candidate.with_section("logging", gradient_steps=1)
     return arms
 
 
@@ -62,12 +62,7 @@ def _without(config: Config, names: Sequence[str]) -> Config:
     off = WeightSchedule(start=0.0, end=0.0)
     terms = config.objective.terms
     changed = {name: terms[name].model_copy(update={"weight": off, "log_only": False}) for name in names}
-    return _with(config, "objective", **changed)
-
-
-def _with(config: Config, section: str, **changes: Any) -> Config:
-    changed = getattr(config, section).model_copy(update=changes)
-    return config.model_copy(update={section: changed})
+    return config.with_section("objective", **changed)
 
 
 def make_arms(

@@ -105,9 +105,7 @@ def open_bench(configs: Sequence[Config], shape: ShapeName, folder: Path, report
         encoder, _ = frozen_encoder(config, models.teacher, models.tokenizer, logit_width(models.student))
     bank = None
     if encoder is not None:
-        own = config.model_copy(
-            update={"encoder": config.encoder.model_copy(update={"cache_dir": str(folder / "bank")})}
-        )
+        own = config.with_section("encoder", cache_dir=str(folder / "bank"))
         guides = Guides(encoder=encoder.to(accelerator.device))
         bank = with_bank(own, guides, models, train, reporter)[0].bank
     cached, facts = _capture(configs, models, train, live, accelerator, folder, reporter, shape)
@@ -132,8 +130,8 @@ def _capture(
         if temperature in cached or not set(config.objective.active_terms) & TEACHER_TERMS:
             continue
         top_k = config.teacher.top_k or (TOP_K if shape == "codet5p" else None)
-        changed = {"mode": "cached", "top_k": top_k, "cache_dir": str(folder / f"temperature-{temperature:g}")}
-        asked = config.model_copy(update={"teacher": config.teacher.model_copy(update=changed)})
+        place = str(folder / f"temperature-{temperature:g}")
+        asked = config.with_section("teacher", mode="cached", top_k=top_k, cache_dir=place)
         timed = _TimedReporter(reporter)
         started = time.perf_counter()
         guides, found = with_teacher_cache(asked, Guides(live), models, train, timed, accelerator.autocast)

@@ -18,11 +18,10 @@ import torch
 from distillctl.core.config.schema import Config
 from distillctl.core.data.encoding import Example
 from distillctl.core.errors import DataError, UsageError
-from distillctl.core.models.loading import tokenizer_fingerprint
 from distillctl.core.progress import Reporter
 from distillctl.core.store.shards import MANIFEST
 from distillctl.core.store.writer import ShardWriter, check_room
-from distillctl.core.teacher.cache_format import CacheDirectory, Identity
+from distillctl.core.teacher.cache_format import CacheDirectory, Identity, asked_top_k, cache_identity
 from distillctl.core.teacher.cached import CachedTeacher, CacheReader
 
 PREFIX = "trident:"
@@ -35,18 +34,8 @@ def converted_identity(config: Config, tokenizer: Any, vocabulary: int, sha256: 
     Where no ``teacher.top_k`` is given it keeps every id: what the file says, and no choice that a teacher would have
     to be run for. Raises DataError for a ``top_k`` above the vocabulary.
     """
-    asked = config.teacher.top_k
-    if asked is not None and asked > vocabulary:
-        raise DataError(f"teacher.top_k={asked:,}: teacher and student share {vocabulary:,} ids. Give that or fewer")
-    return Identity(
-        teacher=f"{PREFIX}{sha256}",
-        tokenizer=tokenizer_fingerprint(tokenizer),
-        vocabulary=vocabulary,
-        max_source_length=config.data.max_source_length,
-        max_target_length=config.data.max_target_length,
-        top_k=asked or vocabulary,
-        temperature=config.objective.jsd.temperature,
-    )
+    top_k = asked_top_k(config, vocabulary) or vocabulary
+    return cache_identity(config, f"{PREFIX}{sha256}", tokenizer, vocabulary, top_k)
 
 
 def fill(
@@ -152,19 +141,9 @@ class ConvertedCacheOpener:
         """The same names as of a captured cache; what only a live teacher could say is None."""
         cache = self.cache
         return {
-            "directory": str(self.path),
-            "teacher": self.identity.teacher,
+            **cache.holdings(cache.facts["precision"]),
             "source": cache.facts["source"],
             "verified": UNVERIFIED,
-            "top_k": self.identity.top_k,
-            "vocabulary": self.identity.vocabulary,
-            "temperature": self.identity.temperature,
-            "precision": cache.facts["precision"],
-            "examples": cache.examples,
-            "target_tokens": cache.tokens,
-            "shards": len(cache.shards),
-            "bytes": cache.nbytes,
-            "bytes_per_token": cache.nbytes / max(1, cache.tokens),
             **dict.fromkeys(("gradient_cosine", "tail_mass", "tail_bound", "fidelity_tokens", "difference_from_live")),
         }
 

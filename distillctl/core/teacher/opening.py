@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.core.config.schema import Config
-from distillctl.core.data.corpus import cache_directory
 from distillctl.core.data.encoding import Example
-from distillctl.core.errors import DataError
-from distillctl.core.models.loading import tokenizer_fingerprint, weights_fingerprint
+from distillctl.core.models.loading import weights_fingerprint
 from distillctl.core.processes import ALONE, Processes
 from distillctl.core.progress import Reporter
 from distillctl.core.store.completion import Wanted, complete
-from distillctl.core.teacher.cache_format import CacheDirectory, Identity
+from distillctl.core.teacher.cache_format import CacheDirectory, Identity, asked_top_k, cache_identity, cache_path
 from distillctl.core.teacher.cached import CachedTeacher, CacheReader
 from distillctl.core.teacher.capture import Autocast, verify_sample
 from distillctl.core.teacher.capture import capture as capture_examples
@@ -61,13 +59,10 @@ class CacheOpener:
 
         Raises DataError for a k that is too large, or where every one would be.
         """
-        asked, width = self._config.teacher.top_k, self._vocabulary
+        width = self._vocabulary
+        asked = asked_top_k(self._config, width)
         if asked == width:
             return None
-        if asked is not None and asked > width:
-            raise DataError(
-                f"teacher.top_k={asked:,}: teacher and student share {width:,} ids. Give {width:,} for all, or fewer"
-            )
         # Measured once for all processes, which need one cache: rounding differs from one card to another.
         measured = self._processes.share(lambda: asdict(self._measure(asked, width)))
         return Fidelity(**measured)
@@ -80,21 +75,14 @@ class CacheOpener:
     @cached_property
     def identity(self) -> Identity:
         """What the cache has to be made of."""
-        return Identity(
-            teacher=weights_fingerprint(self._live.model),
-            tokenizer=tokenizer_fingerprint(self._tokenizer),
-            vocabulary=self._vocabulary,
-            max_source_length=self._config.data.max_source_length,
-            max_target_length=self._config.data.max_target_length,
-            top_k=self._vocabulary if self.fidelity is None else self.fidelity.top_k,
-            temperature=self._config.objective.jsd.temperature,
-        )
+        top_k = self._vocabulary if self.fidelity is None else self.fidelity.top_k
+        teacher = weights_fingerprint(self._live.model)
+        return cache_identity(self._config, teacher, self._tokenizer, self._vocabulary, top_k)
 
     @property
     def path(self) -> Path:
         """``teacher.cache_dir``, else a directory of the user's cache that the identity names."""
-        chosen = self._config.teacher.cache_dir
-        return Path(chosen) if chosen else cache_directory() / "teacher" / self.identity.name
+        return cache_path(self._config, self.identity)
 
     def outlook(self) -> str:
         """One line: what is there, and what a training would capture first. Writes nothing."""
@@ -141,17 +129,7 @@ class CacheOpener:
         """What a cache holds and costs: for run.json and for the eye."""
         fidelity = self.fidelity
         return {
-            "directory": str(self.path),
-            "teacher": self.identity.teacher,
-            "top_k": self.identity.top_k,
-            "vocabulary": self.identity.vocabulary,
-            "temperature": self.identity.temperature,
-            "precision": ", ".join(cache.facts["precisions"]),
-            "examples": cache.examples,
-            "target_tokens": cache.tokens,
-            "shards": len(cache.shards),
-            "bytes": cache.nbytes,
-            "bytes_per_token": cache.nbytes / max(1, cache.tokens),
+            **cache.holdings(", ".join(cache.facts["precisions"])),
             "gradient_cosine": None if fidelity is None else fidelity.cosine,
             "tail_mass": None if fidelity is None else fidelity.tail_mass,
             "tail_bound": None if fidelity is None else fidelity.bound,

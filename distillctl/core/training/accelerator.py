@@ -39,7 +39,7 @@ def resolve_precision(config: Config) -> Config:
     if config.training.bf16 != "auto":
         return config
     bf16 = wanted == "bf16" or computes_in_bf16(config.device)
-    return config.model_copy(update={"training": config.training.model_copy(update={"bf16": bf16})})
+    return config.with_section("training", bf16=bf16)
 
 
 def computes_in_bf16(device: str) -> bool:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from distillctl.core.encoder.bank import EmbeddingBank, build_bank
+from distillctl.core.encoder.bank import EmbeddingBank
 from distillctl.core.errors import DataError
 from distillctl.core.losses.contrastive import unit_vectors
+from tests.core.encoder.in_memory import build_bank
 from tests.toys import tiny_t5_encoder
 
 GOLDS = {"a": [3, 4, 5, 1], "b": [6, 1], "c": [7, 8, 9, 2, 1], "d": [6, 1], "e": [10, 3, 1]}

@@ -21,12 +21,13 @@ from transformers import T5EncoderModel
 
 from distillctl.core.data.encoding import Example
 from distillctl.core.encoder import stored
-from distillctl.core.encoder.bank import EmbeddingBank, build_bank
+from distillctl.core.encoder.bank import EmbeddingBank
 from distillctl.core.encoder.frozen import FrozenEncoder
 from distillctl.core.encoder.opening import BankOpener
 from distillctl.core.encoder.stored import BankDirectory, BankIdentity
 from distillctl.core.errors import DataError, RunError, UsageError
 from distillctl.core.progress import SilentReporter
+from tests.core.encoder.in_memory import build_bank
 from tests.runs import Notes
 from tests.toys import tiny_t5_config, tiny_t5_encoder
 
