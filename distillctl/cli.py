@@ -555,6 +555,29 @@ def report(
         command.run(baseline, candidate, split=split, output=output, allow_unfinished=allow_unfinished, check=check)
 
 
+@app.command()
+def archive(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories, finished and scored.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="DIR", help="Gets a folder for each run, of the run's name.")
+    ],
+    allow_unfinished: Annotated[
+        bool, typer.Option("--allow-unfinished", help="Archive runs that did not finish too.")
+    ] = False,
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Keep what reports need of runs, small enough to commit: settings, record, log and scores, no weights.
+
+    Nothing is changed or thinned, the large files are compressed (.xz). report, analyse-scaling and sweep read
+    an archived run like any other.
+    """
+    with errors_as_exit_codes(debug):
+        from distillctl.commands import archive as command
+
+        command.run(runs, output=output, overwrite=overwrite, allow_unfinished=allow_unfinished)
+
+
 @app.command(name="analyse-scaling")
 def analyse_scaling(
     path: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, as train left it.")],

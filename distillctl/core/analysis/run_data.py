@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, PREDICT
 from distillctl.core.evaluation.significance import FloatArray
 from distillctl.core.execution.outcomes import EXECUTION, HOW_IT_RAN, is_stored_execution
 from distillctl.core.run_dir import RunDirectory, read_json
+from distillctl.core.store.compressed import sha256_of_stored
 
 StepRows = Sequence[Mapping[str, float | None]]
 
@@ -191,8 +191,7 @@ _TEXTS = ("id", "language", "project", "path", "input_fingerprint", "prediction"
 
 
 def _integrity(metrics: Mapping[str, Any], predictions: Path, folder: Path) -> list[str]:
-    digest = hashlib.sha256(predictions.read_bytes()).hexdigest()
-    if metrics.get("predictions_sha256") in (None, digest):
+    if metrics.get("predictions_sha256") in (None, sha256_of_stored(predictions)):
         return []
     return [
         f"{folder / PREDICTIONS_FILE}: changed since {METRICS_FILE} was written (its SHA-256 differs). "

@@ -8,8 +8,11 @@ checkpoints/step-N/  what is needed to go on
 student/             the final model, with its card
 evaluation/<split>/  metrics.json and predictions.jsonl
 analysis/            what later commands make of it
+
+An archived run (archive.py) has step_metrics.csv and predictions.jsonl as .xz, and no weights; it is read the same way.
 """
 
+from distillctl.core.run_dir.archive import Archived, archive_run
 from distillctl.core.run_dir.directory import RunDirectory
 from distillctl.core.run_dir.model_card import write_model_card
 from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
@@ -18,10 +21,12 @@ from distillctl.core.run_dir.step_log import StepLog, read_step_metrics, step_me
 from distillctl.core.store.files import read_json, write_atomically
 
 __all__ = [
+    "Archived",
     "Clock",
     "RunDirectory",
     "RunStatus",
     "StepLog",
+    "archive_run",
     "git_state",
     "hardware",
     "library_versions",

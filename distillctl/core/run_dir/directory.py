@@ -21,6 +21,7 @@ from distillctl.core.run_dir.lock import check_unlocked, locked
 from distillctl.core.run_dir.model_card import CARD_NAME
 from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
 from distillctl.core.run_dir.step_log import StepLog, read_step_metrics
+from distillctl.core.store.compressed import read_stored, sha256_of_stored, stored_at
 from distillctl.core.store.files import (
     creating,
     read_json,
@@ -236,10 +237,10 @@ class RunDirectory:
 
     def _changed(self, name: str, digest: object) -> bool:
         file = self.path / name
-        if not file.resolve().is_relative_to(self.path):
+        if not stored_at(file).resolve().is_relative_to(self.path):
             raise DataError(f"{self.record_file}: files should lie in the run directory. Found {name!r}")
         try:
-            return sha256_of(file) != digest
+            return sha256_of_stored(file) != digest
         except OSError:  # gone, or unreadable: whoever reads it will say
             return True
 
@@ -281,10 +282,10 @@ class RunDirectory:
         return read_json(self.path / "evaluation" / _plain_name(split) / "metrics.json")
 
     def predictions(self, split: str) -> list[dict[str, Any]]:
-        """The rows of evaluation/<split>/predictions.jsonl. Raises DataError naming file and line."""
+        """The rows of evaluation/<split>/predictions.jsonl, or of its .xz. Raises DataError naming file and line."""
         path = self.path / "evaluation" / _plain_name(split) / "predictions.jsonl"
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")
+            lines = read_stored(path).decode("utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: cannot be read: {error}") from error
         return [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line]

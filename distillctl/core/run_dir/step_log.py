@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from distillctl.core.errors import DataError, UsageError
+from distillctl.core.store.compressed import read_stored
 from distillctl.core.store.files import write_atomically, writing
 
 Number = int | float
@@ -157,14 +158,13 @@ def _ignore(note: str) -> None:
 
 
 def read_step_metrics(path: Path, on_note: Callable[[str], None] = _ignore) -> list[dict[str, float | None]]:
-    """The rows of a step_metrics.csv; blanks are None.
+    """The rows of a step_metrics.csv, or of its .xz; blanks are None.
 
     A last line without its newline was cut short by a kill: it is left out, and ``on_note`` is told. Any
     other damage is an error. Raises UsageError (no file) or DataError (``file:line``).
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = file.read().split("\n")
+        lines = read_stored(path).decode("utf-8").split("\n")
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file; is {path.parent} a run directory?") from error
     except (OSError, UnicodeDecodeError) as error:

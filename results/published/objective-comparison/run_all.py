@@ -1,0 +1,87 @@
+"""The runs of this experiment, one after the other: what is finished lies in runs/ and is not run again.
+
+    python results/published/objective-comparison/run_all.py --hours 2 --commit
+
+Stopped at any time, it goes on with the next run that is missing; one that was under way goes on from its checkpoint
+where ``--work`` still has it. Several of it may run at once on one machine: each takes what no other has. With
+``--hours`` it starts no run that would end after that time, by the longest of its runs so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DONE = HERE / "runs"
+MAIN = ("trident", "v1", "ancestor", "focal-jsd", "plain-ce")
+SEEDS = (1, 2, 3)
+IN_USE = 2
+"""Exit code of distillctl where another process has the directory (and of wrong usage, which stops it all)."""
+
+
+def main() -> int:
+    """Runs what is missing. 0: nothing is missing any more, or the time is up; else the code of the run that failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", default=",".join(MAIN), help="comma-separated names of files in arms/")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--hours", type=float, default=float("inf"))
+    parser.add_argument("--work", type=Path, default=Path("results/objective-comparison"))
+    parser.add_argument("--commit", action="store_true", help="commit each finished run")
+    options = parser.parse_args()
+    end, longest = time.monotonic() + options.hours * 3600, 0.0
+    for arm, seed in missing(options.arms.split(","), options.seeds.split(",")):
+        if time.monotonic() + longest > end:
+            print("no time for another run", flush=True)
+            return 0
+        started = time.monotonic()
+        name = f"{arm}-{seed}"
+        code = train(arm, seed, options.work / name)
+        if code == IN_USE and (options.work / name / "run.lock").exists():
+            continue  # another of this is at it
+        if code:
+            return code
+        if not (DONE / name).exists():
+            keep(options.work / name, commit=options.commit)
+        longest = max(longest, time.monotonic() - started)
+    return 0
+
+
+def missing(arms: list[str], seeds: list[str]) -> Iterator[tuple[str, str]]:
+    """All arms with the first seed, then with the next; looked up when each one's turn comes."""
+    for seed in seeds:
+        for arm in arms:
+            if not (DONE / f"{arm}-{seed}" / "run.json").exists():
+                yield arm, seed
+
+
+def train(arm: str, seed: str, folder: Path) -> int:
+    """Trains and scores one run, or goes on with it; the exit code."""
+    print(f"{time.strftime('%H:%M:%S')} {folder}", flush=True)
+    configs = ["--config", str(HERE / "arms" / f"{arm}.yaml"), "--config", str(HERE / "common.yaml")]
+    command = ["train", *configs, "--seed", seed, "--output-dir", str(folder), *again(folder)]
+    return subprocess.run([sys.executable, "-m", "distillctl", *command], check=False).returncode
+
+
+def again(folder: Path) -> list[str]:
+    """How to start in a directory that an earlier attempt may have left."""
+    if any((folder / "checkpoints").glob("step-*")):
+        return ["--resume"]
+    return ["--overwrite"] if (folder / "run.json").exists() else []
+
+
+def keep(folder: Path, *, commit: bool) -> None:
+    """Archives a run in runs/, and commits it."""
+    subprocess.run([sys.executable, "-m", "distillctl", "archive", str(folder), "-o", str(DONE)], check=True)
+    if commit:
+        kept = str(DONE / folder.name)
+        subprocess.run(["git", "add", kept], cwd=HERE, check=True)
+        subprocess.run(["git", "commit", "-q", "-m", f"docs: run {folder.name}", "--", kept], cwd=HERE, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
