@@ -528,6 +528,14 @@ def report(
     candidate: Annotated[
         list[str], typer.Option("--candidate", metavar="RUN", help="Run directory of the candidate; repeatable.")
     ],
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--arm",
+            metavar="NAME=RUN",
+            help="A run of another arm, compared with the baseline of its seed; repeatable, also with one NAME.",
+        ),
+    ] = None,
     split: Annotated[
         str, typer.Option("--split", metavar="NAME", help="Which evaluation to compare.", show_default=True)
     ] = "validation",
@@ -552,7 +560,15 @@ def report(
     with errors_as_exit_codes(debug):
         from distillctl.commands import report as command
 
-        command.run(baseline, candidate, split=split, output=output, allow_unfinished=allow_unfinished, check=check)
+        command.run(
+            baseline,
+            candidate,
+            arms=arm or [],
+            split=split,
+            output=output,
+            allow_unfinished=allow_unfinished,
+            check=check,
+        )
 
 
 @app.command()

@@ -20,7 +20,17 @@ from distillctl.core.config import load_config
 from distillctl.core.errors import CollectedUsageError, DataError, GateError, RunError, Terminated, UsageError
 from distillctl.exit_codes import errors_as_exit_codes
 
-COMMANDS = ("train", "teach", "prepare", "evaluate", "report", "archive", "analyse-scaling", "sweep", "profile-overhead")
+COMMANDS = (
+    "train",
+    "teach",
+    "prepare",
+    "evaluate",
+    "report",
+    "archive",
+    "analyse-scaling",
+    "sweep",
+    "profile-overhead",
+)
 
 
 @dataclass

@@ -317,3 +317,26 @@ def test_a_browser_shows_the_page(written: Shown, tmp_path: Path) -> None:
     quarters = np.array_split(pixels, 4, axis=0)
     assert all(part.std() > 0.03 for part in quarters), "a part of the page is blank"
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+
+
+def test_further_arms(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], undrawn: None) -> None:
+    make_run(tmp_path / "c", Arm(right=range(8), settings=["objective.semantic_loss_scale=3"]))
+    both = ["report", "--baseline", str(runs / "a"), "--candidate", str(runs / "b"), "-o", str(tmp_path / "out")]
+    assert cli.run([*both, "--arm", f"beta 3={tmp_path / 'c'}"]) == 0
+    assert "All arms" in capsys.readouterr().out
+    assert "| beta 3 | 1 | 16.67 | -8.33 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("results/c", "--arm: should be NAME=RUN, as in no-beta=results/no-beta-13. Found 'results/c'"),
+        ("=results/c", "should be NAME=RUN"),
+        ("c=", "should be NAME=RUN"),
+        ("baseline=results/c", "baseline has an option of its own (--baseline RUN)"),
+        ("c=nowhere", "nowhere: not a run directory"),
+    ],
+)
+def test_arms_that_are_refused(runs: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
+    assert cli.run(["report", "--baseline", str(runs / "a"), "--candidate", str(runs / "b"), "--arm", text]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from distillctl.core.analysis.comparison import Comparison
 from distillctl.core.analysis.criterion import MET, NOT_MEASURED, NOT_MET, NOT_SIGNIFICANT, Criterion, Verdict
 from distillctl.core.analysis.figures import interval_text, p_equation, signed
 from distillctl.core.analysis.run_data import Overhead, RunData, StepRows
+from distillctl.core.analysis.wall_time import step_times
 from distillctl.core.errors import DataError
 from distillctl.core.evaluation.significance import TOLERANCE
 
@@ -62,53 +60,14 @@ def _validity(comparison: Comparison) -> Criterion:
 
 def _wall_time(comparison: Comparison) -> Criterion:
     name, requirement = "Wall time, runs", f"candidate / baseline <= {WALL_TIME:.2f}"
-    obstacle = _why_times_differ(comparison.runs)
-    if obstacle:
-        return Criterion(name, requirement, obstacle, NOT_MEASURED)
-    before, after = (
-        float(np.mean([_seconds_per_step(run) for run in runs]))
-        for runs in (comparison.baselines, comparison.candidates)
-    )
-    ratio = after / before
+    times = step_times(comparison.baselines, comparison.candidates)
+    if isinstance(times, str):
+        return Criterion(name, requirement, times, NOT_MEASURED)
     measured = (
-        f"{ratio:.3f} = {after:.4g} s / {before:.4g} s per optimizer step of {_step_size(comparison.runs[0])} samples "
+        f"{times.ratio:.3f} = {times.after:.4g} s / {times.before:.4g} s per optimizer step of {times.samples} samples "
         "(seconds.training / training.steps of run.json)"
     )
-    return Criterion(name, requirement, measured, MET if ratio <= WALL_TIME else NOT_MET)
-
-
-def _why_times_differ(runs: Sequence[RunData]) -> str | None:
-    """Why the runs' own seconds cannot be divided, if so."""
-    for run in runs:
-        if run.record.get("resumed_at"):
-            return f"{run.path} was resumed: its seconds may count steps twice or lack some"
-        if not run.finished or not _seconds_per_step(run):
-            return f"{run.path} has no seconds of a whole training"
-    sizes = {_step_size(run) for run in runs}
-    if len(sizes) > 1:
-        return f"optimizer steps of different sizes ({', '.join(map(str, sorted(sizes)))} samples)"
-    if len({_machine(run) for run in runs}) > 1:
-        return "the runs were made on different hardware"
-    return None
-
-
-def _seconds_per_step(run: RunData) -> float:
-    """Seconds of training per optimizer step; 0 where the run did not note them."""
-    seconds = run.facts("seconds").get("training") or 0
-    steps = run.facts("training").get("steps") or 0
-    return float(seconds) / steps if steps else 0.0
-
-
-def _step_size(run: RunData) -> int:
-    """Samples per optimizer step, as logged; 0 where nothing was."""
-    row = run.steps[0] if run.steps else {}
-    samples, step = row.get("samples_seen"), row.get("step")
-    return round(samples / step) if samples and step else 0
-
-
-def _machine(run: RunData) -> tuple[Any, ...]:
-    facts = run.facts("hardware")
-    return tuple(facts.get(name) for name in ("processor", "cores", "accelerator", "torch_threads"))
+    return Criterion(name, requirement, measured, MET if times.ratio <= WALL_TIME else NOT_MET)
 
 
 def _overhead(overhead: Overhead) -> Criterion:

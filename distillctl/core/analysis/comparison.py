@@ -34,11 +34,22 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
+class Arm:
+    """Another arm: its runs, and the baseline of each one's seed, by position. ``differences`` pool all pairs."""
+
+    name: str
+    baselines: tuple[RunData, ...]
+    runs: tuple[RunData, ...]
+    differences: Mapping[str, Difference]
+
+
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """What there is to say about baseline and candidate runs, paired by position.
 
     ``differences`` pools the samples of all pairs and draws the same files for all of them; ``by_pair`` takes
     each pair alone. ``noise`` compares the first two baselines with each other: a difference where there is none.
+    ``others`` are further arms, each against the baseline too.
     """
 
     split: str
@@ -50,11 +61,17 @@ class Comparison:
     noise: Mapping[str, Difference] | None
     by_project: tuple[Group, ...]
     by_kind: tuple[Group, ...]
+    others: tuple[Arm, ...] = ()
 
     @property
     def runs(self) -> tuple[RunData, ...]:
-        """All runs, baselines first."""
+        """The runs of the two arms, baselines first."""
         return (*self.baselines, *self.candidates)
+
+    @property
+    def all_runs(self) -> tuple[RunData, ...]:
+        """Those, and the other arms'."""
+        return (*self.runs, *(run for arm in self.others for run in arm.runs))
 
     @property
     def samples(self) -> int:
@@ -69,20 +86,27 @@ class Comparison:
     @property
     def unfinished(self) -> tuple[RunData, ...]:
         """Runs that did not come to their end."""
-        return tuple(run for run in self.runs if not run.finished)
+        return tuple(run for run in self.all_runs if not run.finished)
 
 
-def compare(baselines: Sequence[RunData], candidates: Sequence[RunData], split: str) -> Comparison:
-    """Compares the arms, the first baseline with the first candidate and so on.
+def compare(
+    baselines: Sequence[RunData],
+    candidates: Sequence[RunData],
+    split: str,
+    others: Mapping[str, Sequence[RunData]] | None = None,
+) -> Comparison:
+    """Compares the arms, the first baseline with the first candidate and so on; of ``others``, by their seeds.
 
-    Raises UsageError unless there are equally many, DataError for runs that cannot be compared.
+    Raises UsageError unless there are equally many, or for a run of another arm without a baseline of its seed;
+    DataError for runs that cannot be compared.
     """
+    others = others or {}
     if not baselines or len(baselines) != len(candidates):
         raise UsageError(
             f"--baseline and --candidate should be given equally often, at least once. "
             f"Found {len(baselines)} and {len(candidates)}"
         )
-    check_comparable([*baselines, *candidates])
+    check_comparable([*baselines, *candidates, *(run for runs in others.values() for run in runs)])
     before = tuple(_in_order(baselines[0], run) for run in baselines)
     after = tuple(_in_order(baselines[0], run) for run in candidates)
     by_pair = tuple(_differences([first], [second]) for first, second in zip(before, after, strict=True))
@@ -96,7 +120,21 @@ def compare(baselines: Sequence[RunData], candidates: Sequence[RunData], split: 
         noise=_differences(before[:1], before[1:2]) if _two_runs(before) else None,
         by_project=_groups(before, after, "project"),
         by_kind=_groups(before, after, "kind"),
+        others=tuple(_arm(name, runs, before) for name, runs in others.items()),
     )
+
+
+def _arm(name: str, runs: Sequence[RunData], baselines: Sequence[RunData]) -> Arm:
+    by_seed = {run.config.get("seed"): run for run in reversed(baselines)}
+    for run in runs:
+        if run.config.get("seed") not in by_seed:
+            raise UsageError(
+                f"{run.path}: seed {run.config.get('seed')}, and no baseline has it ({', '.join(map(str, by_seed))}): "
+                "arms are compared with the baselines of their seeds, which saw the same records in the same order"
+            )
+    mine = tuple(_in_order(baselines[0], run) for run in runs)
+    before = tuple(by_seed[run.config.get("seed")] for run in runs)
+    return Arm(name, before, mine, _differences(before, mine))
 
 
 def _in_order(first: RunData, run: RunData) -> RunData:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -26,6 +26,7 @@ from distillctl.core.analysis.plot_lines import (
     weights,
 )
 from distillctl.core.analysis.run_data import RunData
+from distillctl.core.evaluation.significance import Difference
 
 
 def draw_plots(comparison: Comparison) -> dict[str, bytes]:
@@ -54,6 +55,7 @@ def make_figures(comparison: Comparison) -> dict[str, Figure]:
             ),
             "weights_and_scales.png": _weights_and_scales(comparison),
             "step_time.png": _sides(comparison, step_times, "Time of an optimizer step", "seconds", from_zero=True),
+            **({"arms.png": _arms(comparison)} if comparison.others else {}),
         }
 
 
@@ -125,9 +127,27 @@ def _differences(comparison: Comparison) -> Figure:
     """Each metric's difference as a point with its interval, in points of 100."""
     figure = new_figure(4.3)
     axes: Any = figure.subplots()
-    names = list(comparison.differences)[::-1]
-    for place, name in enumerate(names):
-        found = comparison.differences[name]
+    rows = {METRIC_TITLES[name]: found for name, found in comparison.differences.items()}
+    _draw_differences(axes, rows, "candidate")
+    figure.suptitle(f"Difference of each metric{_marked(comparison.runs)}", x=0.012, ha="left", fontweight="bold")
+    return figure
+
+
+def _arms(comparison: Comparison) -> Figure:
+    """F1 and valid syntax of each arm against the baseline."""
+    arms = {"candidate": comparison.differences} | {arm.name: arm.differences for arm in comparison.others}
+    figure = new_figure(1.2 + 2 * (0.5 + 0.27 * len(arms)))
+    for axes, name in zip(figure.subplots(2, 1), ("f1", "valid_syntax"), strict=True):
+        _draw_differences(axes, {arm: found[name] for arm, found in arms.items()}, f"{METRIC_TITLES[name]}: arm")
+    figure.suptitle(
+        f"Each arm against the baseline{_marked(comparison.all_runs)}", x=0.012, ha="left", fontweight="bold"
+    )
+    return figure
+
+
+def _draw_differences(axes: Any, rows: Mapping[str, Difference], what: str) -> None:
+    """A point with its interval for each title, the first on top; ``what`` the baseline is subtracted from."""
+    for place, found in enumerate(reversed(rows.values())):
         color = "#57606a" if not found.excludes_zero else BLUE if found.difference > 0 else VERMILION
         if found.low is not None and found.high is not None:
             axes.plot([found.low, found.high], [place, place], color=color, linewidth=2.4, solid_capstyle="round")
@@ -142,12 +162,11 @@ def _differences(comparison: Comparison) -> Figure:
             color="#3d444d",
         )
     axes.axvline(0, color="#3d444d", linewidth=1)
-    axes.set_yticks(range(len(names)), [METRIC_TITLES[name] for name in names])
+    axes.set_yticks(range(len(rows)), list(reversed(rows)))
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("candidate - baseline, points of 100 (line: 95 % interval; grey: it holds 0)")
-    figure.suptitle(f"Difference of each metric{_marked(comparison.runs)}", x=0.012, ha="left", fontweight="bold")
-    return figure
+    axes.set_xlabel(f"{what} - baseline, points of 100 (line: 95 % interval; grey: it holds 0)")
 
 
 def _marked(runs: Sequence[RunData]) -> str:

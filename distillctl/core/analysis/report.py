@@ -25,9 +25,11 @@ from distillctl.core.analysis.overhead_tables import ratios_table, terms_table
 from distillctl.core.analysis.settings import odd_ones_out, unlike_data
 from distillctl.core.analysis.summary import headline_tiles, summary
 from distillctl.core.analysis.tables import (
+    arms_table,
     before_after_table,
     beside_table,
     groups_table,
+    other_settings_table,
     provenance_table,
     seeds_table,
     settings_table,
@@ -53,6 +55,7 @@ def build_report(comparison: Comparison, criteria: Sequence[Criterion]) -> Docum
         before_after_table(comparison),
         Picture("differences.png", "Difference of each metric with its 95 % interval"),
         *_beside(comparison),
+        *_arms(comparison),
         *execution_blocks(comparison),
         *_seeds(comparison),
         *_training(),
@@ -72,9 +75,11 @@ def unfinished_mark(comparison: Comparison) -> str:
 
 def notes_of(comparison: Comparison) -> list[str]:
     """What a reader should know about the files and the runs, each once."""
-    notes = [note for run in comparison.runs for note in run.notes]
-    notes += unlike_data(comparison.runs)
+    notes = [note for run in comparison.all_runs for note in run.notes]
+    notes += unlike_data(comparison.all_runs)
     notes += odd_ones_out(comparison.baselines, "baseline") + odd_ones_out(comparison.candidates, "candidate")
+    for arm in comparison.others:
+        notes += odd_ones_out(arm.runs, arm.name)
     return list(dict.fromkeys(notes))
 
 
@@ -83,6 +88,16 @@ def _beside(comparison: Comparison) -> Iterable[Block]:
     if table is not None:
         yield Heading("Beside them", 3)
         yield table
+
+
+def _arms(comparison: Comparison) -> Iterable[Block]:
+    table = arms_table(comparison)
+    if table is not None:
+        yield Heading("All arms")
+        yield table
+        yield Picture("arms.png", "Difference of each arm from the baseline with its 95 % interval")
+        for arm in comparison.others:
+            yield Details(f"What {arm.name} sets otherwise than the baseline", [other_settings_table(arm)])
 
 
 def _seeds(comparison: Comparison) -> Iterable[Block]:
@@ -220,6 +235,9 @@ def command_line(comparison: Comparison) -> str:
     words = ["distillctl", "report"]
     for baseline, candidate in zip(comparison.baselines, comparison.candidates, strict=True):
         words += ["--baseline", baseline.path, "--candidate", candidate.path]
+    for arm in comparison.others:
+        for run in arm.runs:
+            words += ["--arm", f"{arm.name}={run.path}"]
     words += [] if comparison.split == "validation" else ["--split", comparison.split]
     words += ["--allow-unfinished"] if comparison.unfinished else []
     return shlex.join(words)

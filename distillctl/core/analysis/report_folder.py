@@ -10,6 +10,7 @@ from distillctl.core.analysis.html import to_html
 from distillctl.core.analysis.markdown import to_markdown
 from distillctl.core.errors import RunError, UsageError
 from distillctl.core.run_dir import write_atomically
+from distillctl.core.store.files import writing
 
 MARKDOWN, PAGE = "report.md", "report.html"
 PICTURES = (
@@ -19,6 +20,7 @@ PICTURES = (
     "gradient_cosines.png",
     "weights_and_scales.png",
     "step_time.png",
+    "arms.png",
 )
 
 
@@ -39,14 +41,20 @@ def check_folder(folder: Path) -> None:
 def write_report(folder: Path, document: Document, pictures: Mapping[str, bytes]) -> list[Path]:
     """Writes the pictures, the page and, last, the Markdown; returns the two texts' paths.
 
+    A former report's picture that this one has not is removed.
+
     Raises RunError when something cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be made: {error.strerror}. Choose another -o DIR") from error
-    for name, png in pictures.items():
-        write_atomically(folder / name, png)
+    for name in PICTURES:
+        if name in pictures:
+            write_atomically(folder / name, pictures[name])
+        else:
+            with writing(folder / name):
+                (folder / name).unlink(missing_ok=True)
     write_atomically(folder / PAGE, to_html(document, pictures))
     write_atomically(folder / MARKDOWN, to_markdown(document))
     return [folder / MARKDOWN, folder / PAGE]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from distillctl.core.analysis.comparison import Comparison, Group
+from distillctl.core.analysis.comparison import Arm, Comparison, Group
 from distillctl.core.analysis.document import Cell, Table
 from distillctl.core.analysis.figures import interval_text, p_text, signed
 from distillctl.core.analysis.names import METRIC_TITLES
 from distillctl.core.analysis.run_data import RunData
 from distillctl.core.analysis.settings import provenance, setting_differences
+from distillctl.core.analysis.wall_time import step_times
 from distillctl.core.evaluation.significance import Difference
 
 MOST_GROUPS = 20
@@ -26,6 +27,46 @@ def before_after_table(comparison: Comparison) -> Table:
         "Interval: paired BCa bootstrap over files; p: permutation test that swaps the arms within files."
     )
     return Table(columns, rows, numbers=5, caption=caption)
+
+
+def arms_table(comparison: Comparison, *, brief: bool = False) -> Table | None:
+    """Candidate and other arms, each against the baselines of its seeds: F1, valid syntax, time; None without others.
+
+    ``brief`` leaves columns out, so that it fits into a terminal.
+    """
+    if not comparison.others:
+        return None
+    candidate = Arm("candidate", comparison.baselines, comparison.candidates, comparison.differences)
+    rows = [_baseline_row(comparison), *(_arm_row(arm) for arm in (candidate, *comparison.others))]
+    delta = ("delta", "95 % interval", "p")
+    columns = ["arm", "runs", "F1", *delta, "valid syntax", *delta[:2], "step time"]
+    if brief:
+        shown = (0, 1, 2, 3, 4, 6, 9)
+        columns, rows = [columns[n] for n in shown], [[row[n] for n in shown] for row in rows]
+    caption = (
+        "Points of 100; deltas from the baselines of the same seeds, intervals over files. Step time is that of the "
+        "baseline's step, by the runs' own clocks; a dash where they cannot be divided. Many arms, many intervals: one "
+        "in twenty of those that hold nothing but chance leaves 0 out."
+    )
+    return Table(columns, rows, numbers=len(columns) - 1, caption=caption)
+
+
+def _baseline_row(comparison: Comparison) -> list[Cell]:
+    f1, valid = comparison.differences["f1"], comparison.differences["valid_syntax"]
+    texts = [len(comparison.baselines), f"{f1.baseline:.2f}", "", "", "", f"{valid.baseline:.2f}", "", "", "1.00"]
+    return [Cell("baseline"), *(Cell(str(text)) for text in texts)]
+
+
+def _arm_row(arm: Arm) -> list[Cell]:
+    f1, valid = arm.differences["f1"], arm.differences["valid_syntax"]
+    times = step_times(arm.baselines, arm.runs)
+    return [
+        Cell(arm.name if all(run.finished for run in arm.runs) else f"{arm.name} (unfinished)"),
+        Cell(str(len(arm.runs))),
+        *difference_cells(f1)[1:],
+        *difference_cells(valid)[1:4],
+        Cell("-" if isinstance(times, str) else f"{times.ratio:.2f}"),
+    ]
 
 
 def difference_cells(found: Difference) -> list[Cell]:
@@ -132,11 +173,19 @@ def provenance_table(comparison: Comparison) -> Table:
 
 def settings_table(comparison: Comparison) -> Table:
     """Configuration fields whose values differ between the first pair."""
-    rows = [
+    return Table(["field", *arms(comparison)], _settings_rows(comparison.baselines[0], comparison.candidates[0]))
+
+
+def other_settings_table(arm: Arm) -> Table:
+    """Configuration fields whose values differ between another arm's first run and its baseline."""
+    return Table(["field", "baseline", arm.name], _settings_rows(arm.baselines[0], arm.runs[0]))
+
+
+def _settings_rows(baseline: RunData, other: RunData) -> list[list[Cell]]:
+    return [
         [Cell(found.name, code=True), Cell(found.baseline, code=True), Cell(found.candidate, code=True)]
-        for found in setting_differences(comparison.baselines[0], comparison.candidates[0])
+        for found in setting_differences(baseline, other)
     ]
-    return Table(["field", *arms(comparison)], rows)
 
 
 def arm_names(pairs: int) -> list[str]:

@@ -27,6 +27,12 @@ def test_a_new_an_empty_and_a_former_folder_are_fine(tmp_path: Path) -> None:
     check_folder(tmp_path / "empty")
 
 
+def test_a_former_reports_picture_does_not_stay(tmp_path: Path) -> None:
+    write_report(tmp_path, DOCUMENT, {"step_time.png": b"p", "arms.png": b"p"})
+    write_report(tmp_path, DOCUMENT, {"step_time.png": b"q"})
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html", "step_time.png"}
+
+
 def test_anything_else_in_the_folder_is_refused(tmp_path: Path) -> None:
     for name in ("report.md", "thesis.tex", "a", "b", "c"):
         (tmp_path / name).touch()

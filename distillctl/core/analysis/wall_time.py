@@ -1,0 +1,66 @@
+"""Seconds of an optimizer step, by the runs' own clocks, and whether two runs' can be divided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from distillctl.core.analysis.run_data import RunData
+
+
+class StepTimes(NamedTuple):
+    """Mean seconds per optimizer step of each side, and the samples of a step."""
+
+    before: float
+    after: float
+    samples: int
+
+    @property
+    def ratio(self) -> float:
+        """After / before."""
+        return self.after / self.before
+
+
+def step_times(before: Sequence[RunData], after: Sequence[RunData]) -> StepTimes | str:
+    """The two sides' seconds per step (seconds.training / training.steps of run.json), or why not to divide them."""
+    runs = [*before, *after]
+    obstacle = _why_times_differ(runs)
+    if obstacle:
+        return obstacle
+    first, second = (float(np.mean([_seconds_per_step(run) for run in side])) for side in (before, after))
+    return StepTimes(first, second, _step_size(runs[0]))
+
+
+def _why_times_differ(runs: Sequence[RunData]) -> str | None:
+    for run in runs:
+        if run.record.get("resumed_at"):
+            return f"{run.path} was resumed: its seconds may count steps twice or lack some"
+        if not run.finished or not _seconds_per_step(run):
+            return f"{run.path} has no seconds of a whole training"
+    sizes = {_step_size(run) for run in runs}
+    if len(sizes) > 1:
+        return f"optimizer steps of different sizes ({', '.join(map(str, sorted(sizes)))} samples)"
+    if len({_machine(run) for run in runs}) > 1:
+        return "the runs were made on different hardware"
+    return None
+
+
+def _seconds_per_step(run: RunData) -> float:
+    """0 where the run did not note them."""
+    seconds = run.facts("seconds").get("training") or 0
+    steps = run.facts("training").get("steps") or 0
+    return float(seconds) / steps if steps else 0.0
+
+
+def _step_size(run: RunData) -> int:
+    """Samples per optimizer step, as logged; 0 where nothing was."""
+    row = run.steps[0] if run.steps else {}
+    samples, step = row.get("samples_seen"), row.get("step")
+    return round(samples / step) if samples and step else 0
+
+
+def _machine(run: RunData) -> tuple[Any, ...]:
+    facts = run.facts("hardware")
+    return tuple(facts.get(name) for name in ("processor", "cores", "accelerator", "torch_threads"))
