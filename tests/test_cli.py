@@ -182,7 +182,13 @@ def test_a_command_line_makes_one_call(
     assert recorder.calls == [(command, load_config(settings=settings), options)]
 
 
-PLAIN_REPORT = {"split": "validation", "output": "results/report", "allow_unfinished": False, "check": False}
+PLAIN_REPORT = {
+    "arms": [],
+    "split": "validation",
+    "output": "results/report",
+    "allow_unfinished": False,
+    "check": False,
+}
 
 # argv, baselines, candidates, the other arguments of the call
 REPORTS: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
@@ -192,6 +198,12 @@ REPORTS: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
         ["a", "c"],
         ["b", "d"],
         PLAIN_REPORT | {"check": True},
+    ),
+    (
+        "report --baseline a --candidate b --arm c=d --arm c=e",
+        ["a"],
+        ["b"],
+        PLAIN_REPORT | {"arms": ["c=d", "c=e"]},
     ),
     (
         "report --candidate=b --baseline=a -o out --split dev --allow_unfinished",

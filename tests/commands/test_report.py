@@ -319,7 +319,7 @@ def test_a_browser_shows_the_page(written: Shown, tmp_path: Path) -> None:
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
 
 
-def test_further_arms(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], undrawn: None) -> None:
+def test_further_arms(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "c", Arm(right=range(8), settings=["objective.semantic_loss_scale=3"]))
     both = ["report", "--baseline", str(runs / "a"), "--candidate", str(runs / "b"), "-o", str(tmp_path / "out")]
     assert cli.run([*both, "--arm", f"beta 3={tmp_path / 'c'}"]) == 0

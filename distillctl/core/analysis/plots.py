@@ -147,7 +147,7 @@ def _arms(comparison: Comparison) -> Figure:
 
 def _draw_differences(axes: Any, rows: Mapping[str, Difference], what: str) -> None:
     """A point with its interval for each title, the first on top; ``what`` the baseline is subtracted from."""
-    for place, found in enumerate(reversed(rows.values())):
+    for place, found in enumerate(list(rows.values())[::-1]):
         color = "#57606a" if not found.excludes_zero else BLUE if found.difference > 0 else VERMILION
         if found.low is not None and found.high is not None:
             axes.plot([found.low, found.high], [place, place], color=color, linewidth=2.4, solid_capstyle="round")
@@ -162,7 +162,7 @@ def _draw_differences(axes: Any, rows: Mapping[str, Difference], what: str) -> N
             color="#3d444d",
         )
     axes.axvline(0, color="#3d444d", linewidth=1)
-    axes.set_yticks(range(len(rows)), list(reversed(rows)))
+    axes.set_yticks(range(len(rows)), list(rows)[::-1])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)

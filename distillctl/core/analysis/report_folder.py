@@ -20,8 +20,10 @@ PICTURES = (
     "gradient_cosines.png",
     "weights_and_scales.png",
     "step_time.png",
-    "arms.png",
 )
+ARMS_PICTURE = "arms.png"
+"""Only where there are further arms."""
+_KNOWN = (*PICTURES, ARMS_PICTURE)
 
 
 def check_folder(folder: Path) -> None:
@@ -30,7 +32,7 @@ def check_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise UsageError(f"{folder}: should be a folder. Choose another -o DIR")
-    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in {MARKDOWN, PAGE, *PICTURES})
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in {MARKDOWN, PAGE, *_KNOWN})
     if others:
         raise UsageError(
             f"{folder}: should be empty or hold a former report only. Found {', '.join(others[:3])}"
@@ -49,7 +51,7 @@ def write_report(folder: Path, document: Document, pictures: Mapping[str, bytes]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be made: {error.strerror}. Choose another -o DIR") from error
-    for name in PICTURES:
+    for name in _KNOWN:
         if name in pictures:
             write_atomically(folder / name, pictures[name])
         else:
