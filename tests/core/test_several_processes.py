@@ -212,16 +212,19 @@ def test_a_killed_process_is_missed(tiny: Tiny, tmp_path: Path, rank: int) -> No
 
 
 @pytest.mark.slow
-def test_resumed_processes_end_as_if_nothing_had_been(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", [{}, IN_SHARDS], ids=["copies", "shards"])
+def test_resumed_processes_end_as_if_nothing_had_been(layout: dict[str, str], tiny: Tiny, tmp_path: Path) -> None:
+    def run(job: dict[str, Any], count: int = 2) -> list[int]:
+        return [code for code, _, _ in run_jobs(tmp_path, [job], count, layout)]
+
     settings = (*HALVES, "training.num_train_epochs=2", "training.dropout_rate=0.1")
     whole = tiny.settings(tmp_path / "whole", *settings)
     stopped = tiny.settings(tmp_path / "stopped", *settings)
-    assert [code for code, _, _ in run_jobs(tmp_path, [{"settings": whole}])] == [0, 0]
-    ends = run_jobs(tmp_path, [{"settings": stopped, "fault": [1, 8, "interrupted"]}])
-    assert [code for code, _, _ in ends] == [130, 130]
+    assert run({"settings": whole}) == [0, 0]
+    assert run({"settings": stopped, "fault": [1, 8, "interrupted"]}) == [130, 130]
     again = {"settings": stopped, "options": {"resume": True}}
-    assert [code for code, _, _ in run_jobs(tmp_path, [again], count=1)] == [3]
-    assert [code for code, _, _ in run_jobs(tmp_path, [again])] == [0, 0]
+    assert run(again, count=1) == [3]
+    assert run(again) == [0, 0]
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
     assert student_bytes(tmp_path / "stopped") == student_bytes(tmp_path / "whole")
 
