@@ -9,8 +9,8 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType, TracebackType
 from typing import Any
 
 import typer
@@ -33,23 +33,37 @@ def errors_as_exit_codes(debug: bool, *, several: bool = False) -> Iterator[None
         debug: show the traceback too.
         several: the command may be launched as several processes, which then end together; others refuse that.
     """
-    try:
-        with _sigterm_raises():
-            if not several:
-                refuse_several()
-            yield
-            current().leave()
-    except DistillError as error:
-        messages = error.messages if isinstance(error, CollectedUsageError) else [str(error)]
-        raise _end(messages, error.exit_code, debug) from error
-    except Terminated as error:
-        raise _end(["terminated"], TERMINATED, debug) from error
-    except KeyboardInterrupt as error:
-        raise _end(["interrupted"], INTERRUPTED, debug) from error
-    except typer.Exit:
-        raise
-    except Exception as error:  # the outermost frame: anything else is a defect, told in one line
-        raise _end([_unexpected(error)], INTERNAL_ERROR, debug) from error
+    with _Told(debug), _sigterm_raises():
+        if not several:
+            refuse_several()
+        yield
+        current().leave()
+
+
+class _Told(AbstractContextManager[None]):
+    """The outermost frame of a command: whatever ends what is inside is told, and becomes an exit code."""
+
+    def __init__(self, debug: bool) -> None:
+        self._debug = debug
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception | KeyboardInterrupt) and not isinstance(error, typer.Exit):
+            raise _end(*_verdict(error), self._debug) from error
+
+
+def _verdict(error: Exception | KeyboardInterrupt) -> tuple[Sequence[str], int]:
+    """What to say of an error, and the exit code. One that is not ours is a defect, told in one line."""
+    if isinstance(error, CollectedUsageError):
+        return error.messages, error.exit_code
+    if isinstance(error, DistillError):
+        return [str(error)], error.exit_code
+    if isinstance(error, Terminated):
+        return ["terminated"], TERMINATED
+    if isinstance(error, KeyboardInterrupt):
+        return ["interrupted"], INTERRUPTED
+    return [_unexpected(error)], INTERNAL_ERROR
 
 
 def _end(messages: Sequence[str], code: int, debug: bool) -> typer.Exit:

@@ -56,11 +56,13 @@ def end(processes: Sequence[Any]) -> list[tuple[int, str, str]]:
     return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
-def run_jobs(folder: Path, jobs: Sequence[Mapping[str, Any]], count: int = 2) -> list[tuple[int, str, str]]:
+def run_jobs(
+    folder: Path, jobs: Sequence[Mapping[str, Any]], count: int = 2, environment: Mapping[str, str] | None = None
+) -> list[tuple[int, str, str]]:
     """Trainings one after the other, all in the same processes; see :func:`main` for a job."""
     file = folder / "jobs.json"
     file.write_text(json.dumps(list(jobs)))
-    return end(start(["-m", "tests.together", str(file)], count))
+    return end(start(["-m", "tests.together", str(file)], count, environment))
 
 
 def main(file: str) -> int:

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -255,14 +256,15 @@ def _run(
             reporter.note(f"To go on: {shlex.join(how_to_go_on(config, run, models.teacher is None))}")
             raise Terminated if outcome.training.terminated else KeyboardInterrupt
 
-        def score_student() -> None:
+        def score_student(student: Any) -> None:
             with clock.phase("scoring"):
                 folder = run.evaluation(config.evaluation.split)
-                outcome.scores[STUDENT] = all_scores(score_and_store(models.student, *asked, folder, outcome.scores))
+                outcome.scores[STUDENT] = all_scores(score_and_store(student, *asked, folder, outcome.scores))
             _write_card(config, outcome, encoded)
             run.seal()
 
-        processes.on_main(score_student)
+        with trainer.whole_student() as student:
+            processes.on_main(partial(score_student, student))
     return outcome
 
 
@@ -334,9 +336,11 @@ def _train(
             "out of memory on the device: lower training.per_device_train_batch_size and raise "
             "gradient_accumulation_steps by the same factor; the result stays the same"
         ) from error
+    with trainer.whole_student() as student:
+        if trainer.processes.is_main:
+            with run.replacing("student") as folder:
+                save_model(student, trainer.tokenizer, folder)
     if trainer.processes.is_main:
-        with run.replacing("student") as folder:
-            save_model(trainer.student, trainer.tokenizer, folder)
         run.note(
             training={
                 "steps": result.steps,

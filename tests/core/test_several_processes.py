@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ from distillctl.core.store.shards import INDEX_DTYPE
 from distillctl.core.teacher.rows import Layout
 from tests.runs import record, run_config, student_bytes
 from tests.tiny import Tiny, distance, rows_of
-from tests.together import run_jobs
+from tests.together import SECONDS, free_port, run_jobs
 
+ROOT = Path(__file__).resolve().parents[2]
 CLOSE = 1e-5
 CACHED = ("teacher.mode=cached", "teacher.top_k=32")
 WHOLE = ("training.per_device_train_batch_size=8",)
@@ -96,6 +100,83 @@ def test_four_processes_train_the_student_of_one(tiny: Tiny, tmp_path: Path) -> 
     same_student(tmp_path / "one", tmp_path / "four")
 
 
+FSDP = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+fsdp_config:
+  fsdp_version: 2
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_transformer_layer_cls_to_wrap: T5Block
+  fsdp_reshard_after_forward: true
+  fsdp_offload_params: false
+  fsdp_cpu_ram_efficient_loading: true
+  fsdp_state_dict_type: SHARDED_STATE_DICT
+"""
+"""A configuration as ``accelerate config`` writes it."""
+LAUNCHERS = {
+    "torchrun": ("torch.distributed.run", "--nproc-per-node", "2"),
+    "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    "accelerate, its file": ("accelerate.commands.launch", "--config_file", "fsdp.yaml"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launched_from_the_command_line_a_run_ends_as_that_of_one_process(
+    launcher: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    settings = ("evaluation.on_epoch_end=true", "logging.tensorboard=true", "training.num_train_epochs=2")
+    (tmp_path / "fsdp.yaml").write_text(FSDP)
+    port = (
+        ("--main_process_port", str(free_port())) if "accelerate" in launcher else ("--master-port", str(free_port()))
+    )
+    module, *options = LAUNCHERS[launcher]
+    command = [sys.executable, "-m", module, *options, *port, "-m", "distillctl"]
+    command += tiny.argv("train", tmp_path / "two", *settings, *HALVES)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("Scores") == 1  # one of them speaks
+    run_config(tiny.config(tmp_path / "one", *settings, *WHOLE))
+    same_losses(tmp_path / "one", tmp_path / "two")
+    same_student(tmp_path / "one", tmp_path / "two")
+    one, two = record(tmp_path / "one"), record(tmp_path / "two")
+    assert (two["status"], two["processes"]) == ("finished", 2)
+    assert one["training"] == two["training"]
+    assert one["fingerprints"]["student_before"] == two["fingerprints"]["student_before"]
+    for name in ("metrics.json", "predictions.jsonl"):
+        assert (tmp_path / "two/evaluation/validation" / name).is_file()
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in (tmp_path / "two").iterdir()}
+
+
+IN_SHARDS = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+LAYOUTS = {
+    "plain": ((), {}),
+    "accumulating": (QUARTERS, {}),
+    "kept": (("teacher.mode=cached", "teacher.top_k=32"), {"FSDP_RESHARD_AFTER_FORWARD": "false"}),
+    "in one unit": (("training.gradient_checkpointing=true",), {"FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}),
+    "untied": (("student.init=random", "student.decoder_layers=1"), {"FSDP_TRANSFORMER_CLS_TO_WRAP": "T5Block"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_processes_with_the_student_in_shards_train_the_student_of_one(name: str, tiny: Tiny, tmp_path: Path) -> None:
+    more, environment = LAYOUTS[name]
+    own = [f"teacher.cache_dir={tmp_path / 'cache'}", "evaluation.on_epoch_end=true", "training.num_train_epochs=2"]
+    settings = tiny.settings(tmp_path / "two", *own, *HALVES, *more)
+    assert run_jobs(tmp_path, [{"settings": settings}], environment=IN_SHARDS | environment) == [(0, "", "")] * 2
+    run_config(tiny.config(tmp_path / "one", *own, *more, *WHOLE, "training.gradient_accumulation_steps=1"))
+    same_losses(tmp_path / "one", tmp_path / "two")
+    same_student(tmp_path / "one", tmp_path / "two")
+    assert record(tmp_path / "one")["training"] == record(tmp_path / "two")["training"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "said", "status"),
@@ -131,16 +212,19 @@ def test_a_killed_process_is_missed(tiny: Tiny, tmp_path: Path, rank: int) -> No
 
 
 @pytest.mark.slow
-def test_resumed_processes_end_as_if_nothing_had_been(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", [{}, IN_SHARDS], ids=["copies", "shards"])
+def test_resumed_processes_end_as_if_nothing_had_been(layout: dict[str, str], tiny: Tiny, tmp_path: Path) -> None:
+    def run(job: dict[str, Any], count: int = 2) -> list[int]:
+        return [code for code, _, _ in run_jobs(tmp_path, [job], count, layout)]
+
     settings = (*HALVES, "training.num_train_epochs=2", "training.dropout_rate=0.1")
     whole = tiny.settings(tmp_path / "whole", *settings)
     stopped = tiny.settings(tmp_path / "stopped", *settings)
-    assert [code for code, _, _ in run_jobs(tmp_path, [{"settings": whole}])] == [0, 0]
-    ends = run_jobs(tmp_path, [{"settings": stopped, "fault": [1, 8, "interrupted"]}])
-    assert [code for code, _, _ in ends] == [130, 130]
+    assert run({"settings": whole}) == [0, 0]
+    assert run({"settings": stopped, "fault": [1, 8, "interrupted"]}) == [130, 130]
     again = {"settings": stopped, "options": {"resume": True}}
-    assert [code for code, _, _ in run_jobs(tmp_path, [again], count=1)] == [3]
-    assert [code for code, _, _ in run_jobs(tmp_path, [again])] == [0, 0]
+    assert run(again, count=1) == [3]
+    assert run(again) == [0, 0]
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
     assert student_bytes(tmp_path / "stopped") == student_bytes(tmp_path / "whole")
 

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,45 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     assert student_bytes(tmp_path / "run") == student_bytes(uninterrupted)
     assert rows_of(tmp_path / "run") == rows_of(uninterrupted)
     assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def mount(*arguments: str) -> str:
+    """What the system says against mounting; nothing where it does not."""
+    if os.name == "nt" or shutil.which("mount") is None:
+        return "there is no mount"
+    ended = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    return ended.stderr.strip() if ended.returncode else ""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    refused = mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder))
+    if refused:
+        pytest.skip(f"no disk may be mounted here: {refused}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [4, 16, 64, 100, 200, 260, 300, 340, 400])
+def test_a_disk_that_is_really_full_is_told_and_the_run_goes_on_when_there_is_room(
+    kilobytes: int, tiny: Tiny, disk: Path, uninterrupted: Path, capsys: Err
+) -> None:
+    argv = tiny.argv("train", disk / "run", *EPOCHS, "checkpoints.save_steps=5")
+    assert mount("-o", f"remount,size={kilobytes}k", str(disk)) == ""
+    assert cli.run(argv) in (2, 5)
+    assert_told(capsys, "No space left on device")
+    assert mount("-o", "remount,size=64m", str(disk)) == ""
+    assert not list((disk / "run").rglob(f"*{LOCK}"))
+    assert cli.run([*argv, "--resume"] if (disk / "run/run.json").is_file() else argv) == 0
+    assert student_bytes(disk / "run") == student_bytes(uninterrupted)
+    assert rows_of(disk / "run") == rows_of(uninterrupted)
+    assert not list((disk / "run").rglob("*.tmp"))
 
 
 def test_sigterm_puts_the_run_away_and_clocks_that_jump_back_change_nothing(

@@ -22,15 +22,22 @@ ROOT = Path(__file__).parents[2]
 IDENTITY = Identity("t" * 64, "k" * 64, 400, 64, 20, 16, 1.0)
 
 
-def test_nothing_that_can_run_code_or_swallow_errors_is_in_the_source() -> None:
-    forbidden = re.compile(r"pickle|torch\.load|except:|eval\(|shell=True")
-    # The last frame before a person; one trial must not stop the others; tested code may raise whatever it likes.
-    outermost = {"exit_codes.py", "worker.py", "runner.py", "witness.py"}
-    for file in sorted((ROOT / "distillctl").rglob("*.py")):
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            assert not forbidden.search(line.replace(".eval()", "")), f"{file}:{number}: {line}"
-            if re.search(r"except (Base)?Exception\b", line):
-                assert file.name in outermost, f"{file}:{number}: {line}"
+FORBIDDEN = {
+    "pickle": r"(?i)pickle|torch\.load",
+    "code from text": r"(?<!\.)\beval\(|shell=True",
+    "broad except": r"except\s*:|except\b.*\b(Base)?Exception\b|suppress\(.*\b(Base)?Exception\b",
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_nothing_that_can_run_code_or_swallow_errors_is_in_the_source(what: str) -> None:
+    found = [
+        f"{file}:{number}: {line.strip()}"
+        for file in sorted((ROOT / "distillctl").rglob("*.py"))
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(FORBIDDEN[what], line)
+    ]
+    assert found == []
 
 
 def test_durations_are_never_taken_from_the_clock_on_the_wall() -> None:

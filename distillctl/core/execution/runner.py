@@ -173,7 +173,7 @@ class Runner:
     # --- in the fork ----------------------------------------------------------------------------------------
 
     def _in_fork(self, job: Job, collected: Collected | None, writing: int, secret: str) -> Never:
-        report: dict[str, Any]
+        report: dict[str, Any] = {}
         try:
             os.setsid()
             os.close(self._results)
@@ -182,14 +182,8 @@ class Runner:
             _limit_cpu(job["timeout"])
             _own_folder(self._spec["scratch"][0])
             report = self._collect_and_run(job) if collected is None else self.run_items(job, collected)
-        except BaseException as error:  # noqa: BLE001 - whatever the tested code raises must not reach pytest's main
-            report = {"error": f"{type(error).__name__}: {error}"[:200]}
-        data = json.dumps({"secret": secret, **report}).encode()
-        try:
-            while data:
-                data = data[os.write(writing, data) :]
-        finally:
-            os._exit(0)
+        finally:  # whatever the tested code raises ends here: it must not reach pytest's main
+            _say_and_end(writing, secret, report, sys.exc_info()[1])
 
     def _collect_and_run(self, job: Job) -> dict[str, Any]:
         once = _Once(self, job, self._spec["most_items"])
@@ -311,6 +305,18 @@ def _opened(data: bytes, secret: str) -> dict[str, Any]:
 def _read_now(descriptor: int) -> bytes:
     ready, _, _ = select.select([descriptor], [], [], 0)
     return os.read(descriptor, 65536) if ready else b""
+
+
+def _say_and_end(writing: int, secret: str, report: dict[str, Any], raised: BaseException | None) -> Never:
+    """A fork's last words: its report, or what it raised. With none it counts as dead."""
+    try:
+        if raised is not None:
+            report = {"error": f"{type(raised).__name__}: {raised}"[:200]}
+        data = json.dumps({"secret": secret, **report}).encode()
+        while data:
+            data = data[os.write(writing, data) :]
+    finally:
+        os._exit(0)
 
 
 def _limit_cpu(timeout: float) -> None:

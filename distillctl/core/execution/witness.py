@@ -136,10 +136,19 @@ def _makers(value: Any) -> list[Callable[[], Any]]:
 
 def _made(maker: Callable[[], Any]) -> Any:
     """What foreign code makes, or nothing: any of its own exceptions only says that this is not how."""
-    try:
+    with _ForeignErrors():
         return maker()
-    except Exception:  # noqa: BLE001 - arbitrary types raise arbitrary exceptions
-        return _NOTHING
+    return _NOTHING
+
+
+class _ForeignErrors:
+    """Swallows what arbitrary types raise, but not what ends the process."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        return isinstance(error, Exception)
 
 
 def _shown(error: BaseException) -> str:

@@ -32,7 +32,7 @@ WEIGHT_FILES = (
     "model.safetensors.index.json",
 )
 _WEIGHT_FILE = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
-_PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_UNSAFE_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # One of these says what the tokenizer is; without any, transformers makes up an empty one of the model's family.
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -116,7 +116,7 @@ def _check_name(
             "Save the model's own one there with tokenizer.save_pretrained"
         )
     if needs_weights and not any((directory / file).is_file() for file in WEIGHT_FILES):
-        if any((directory / file).is_file() for file in _PICKLED_WEIGHTS):
+        if any((directory / file).is_file() for file in _UNSAFE_WEIGHTS):
             raise UsageError(
                 f"{role} {name!r}: holds no safetensors but pytorch_model.bin, which can run code when loaded. "
                 "Convert it with save_pretrained(..., safe_serialization=True)"

@@ -102,14 +102,34 @@ class Worker:
 
     def _try(self, trial: Trial) -> Result | str:
         """The trial's result, or why it failed."""
-        try:
+        with _Failure() as failure:
             return self._objective(trial, self._view.reporter(trial))
-        except DistillError as error:
-            return " ".join(str(error).split())
-        except MemoryError:
-            return "out of memory: use a smaller training.per_device_train_batch_size"
-        except Exception as error:  # noqa: BLE001 - one trial's failure, of whatever kind, must not stop the others
-            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return failure.reason
+
+
+class _Failure:
+    """Around one trial: its failure, of whatever kind, is kept as the trial's and does not stop the others.
+
+    What ends a process (Ctrl-C, SIGTERM) ends this one.
+    """
+
+    reason = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        said = " ".join(str(error).split())
+        if isinstance(error, MemoryError):
+            said = "out of memory: use a smaller training.per_device_train_batch_size"
+        elif not isinstance(error, DistillError):
+            said = f"{type(error).__name__}: {said}"
+        self.reason = said
+        return True
 
 
 class _Heart:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -16,14 +17,63 @@ from distillctl.core.processes import Processes, current, join, launched
 TIMEOUT = timedelta(hours=1)
 """Of a collective. Long work of one process (decoding, checkpoints) is not waited for in one, see ``Processes``."""
 
-SHARDED = {
-    "ACCELERATE_USE_FSDP": "FSDP",
+REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
     "ACCELERATE_USE_TP": "tensor parallelism",
 }
 """What Accelerate's configuration files can ask for and this trainer does not do, by the variables they set."""
+
+REFUSED_OF_FSDP = {
+    "FSDP_ACTIVATION_CHECKPOINTING": "set training.gradient_checkpointing",
+    "FSDP_IGNORED_MODULES": "leave fsdp_ignored_modules out: every weight is trained",
+}
+"""The same of its FSDP section, and what to do instead."""
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """FSDP2 as Accelerate's configuration asks for it.
+
+    Attributes:
+        reshard: a layer's whole weights are let go after its forward pass, and put together again for the backward.
+        offload: parts of weights, gradients and moments lie in the CPU's memory.
+        layers: class names of the modules that are put together one at a time; None takes the model's own, () none.
+    """
+
+    reshard: bool = True
+    offload: bool = False
+    layers: tuple[str, ...] | None = None
+
+
+def sharding_asked_for() -> Sharding | None:
+    """What the variables that ``accelerate launch`` sets say of FSDP; None where they ask for none.
+
+    Raises UsageError for what is not done: FSDP1, wrapping by size, and :data:`REFUSED_OF_FSDP`.
+    """
+    if not _is_on("ACCELERATE_USE_FSDP"):
+        return None
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise UsageError(
+            f"Accelerate's fsdp_version={version}: should be 2. FSDP1 flattens weights, and the optimizers here treat "
+            "matrices, vectors and embeddings differently"
+        )
+    for variable, instead in REFUSED_OF_FSDP.items():
+        if os.environ.get(variable, "false").lower() not in ("", "false", "none", "0"):
+            raise UsageError(f"Accelerate's {variable.lower()} is not read: {instead}")
+    policy = os.environ.get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP").upper()
+    if policy not in ("TRANSFORMER_BASED_WRAP", "NO_WRAP"):
+        raise UsageError(f"Accelerate's fsdp_auto_wrap_policy={policy}: should be TRANSFORMER_BASED_WRAP or NO_WRAP")
+    named = [name.strip() for name in os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "").split(",") if name.strip()]
+    layers = () if policy == "NO_WRAP" else tuple(named) or None
+    reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() not in ("false", "0", "shard_grad_op")
+    return Sharding(reshard, _is_on("FSDP_OFFLOAD_PARAMS"), layers)
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1", "yes")
 
 
 def resolve_precision(config: Config) -> Config:
@@ -61,7 +111,7 @@ def make_accelerator(device: str, bf16: bool) -> Accelerator:
 
     It never accumulates by itself: ``backward`` would divide by its setting, and only the objective divides. Launched
     several times (``accelerate launch``, ``torchrun``) it joins the other processes, see
-    :mod:`distillctl.core.processes`; each then has a whole copy of the student, and gradients are exchanged.
+    :mod:`distillctl.core.processes`; how the student lies in them is said in :mod:`distillctl.core.training.layout`.
 
     Raises UsageError for a device that is not there, and for what Accelerate's configuration asks for and is not done.
     """
@@ -96,15 +146,18 @@ def start_together(config: Config) -> tuple[Accelerator, Processes]:
 def _check_launch(device: str) -> None:
     """Refuses what would be ignored, or would break what the trainer relies on.
 
-    It reads whole parameters (the gate before step 1, checkpoints, the student's files) and starts the backward pass
-    itself, from the logits: a student in shards has no whole parameters, and DeepSpeed's engine wants to be called.
+    It starts the backward pass itself, from the logits, and reads whole parameters (the gate before step 1,
+    checkpoints): DeepSpeed's engine wants to be called.
     """
-    for variable, name in SHARDED.items():
-        if os.environ.get(variable, "false").lower() in ("true", "1", "yes"):
+    for variable, name in REFUSED.items():
+        if _is_on(variable):
             raise UsageError(
-                f"Accelerate's configuration switches on {name}, which shards the student: distillctl trains whole "
-                "copies (DDP). Use a MULTI_GPU or MULTI_CPU configuration, or torchrun"
+                f"Accelerate's configuration switches on {name}, which distillctl does not do: use a MULTI_GPU or "
+                "MULTI_CPU configuration (whole copies), FSDP with fsdp_version 2 (shards), or torchrun"
             )
+    if sharding_asked_for() is not None:
+        # transformers would give all processes but one models without weights, the teacher and the encoder too.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if steps != "1":
         raise UsageError(

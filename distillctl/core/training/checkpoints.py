@@ -29,6 +29,7 @@ from distillctl.core.models.loading import save_model
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.run_dir.manifest import check_sealed, is_sealed, seal
 from distillctl.core.store.files import read_json, sync_directory, to_json
+from distillctl.core.training.layout import laid_out_like, whole_tensor
 from distillctl.core.training.random_state import RandomState, random_state
 
 STATE = "trainer.json"
@@ -72,11 +73,13 @@ def save_checkpoint(
     state: TrainerState,
     student: Any,
     tokenizer: Any,
-    optimizers: list[torch.optim.Optimizer],
+    moments: Mapping[str, Tensor],
     config: Mapping[str, Any],
     keep: int,
 ) -> Path:
     """Writes ``checkpoints/step-N`` under another name and renames it; then deletes what ``keep`` allows no more.
+
+    ``moments`` are the :func:`optimizer_tensors`.
 
     Raises RunError where it cannot be written; the checkpoints that there were stay as they are.
     """
@@ -86,7 +89,7 @@ def save_checkpoint(
         _delete_unfinished(run)  # of a process that was killed while it wrote or deleted one
         temporary.mkdir()
         save_model(student, tokenizer, temporary)
-        save_file(optimizer_tensors(optimizers), temporary / OPTIMIZER)
+        save_file(dict(moments), temporary / OPTIMIZER)
         generators = random_state()
         save_file(generators.tensors, temporary / f"{RANDOM}.safetensors")
         for name, values in ((RANDOM + ".json", generators.plain), (CONFIG, dict(config)), (STATE, asdict(state))):
@@ -131,25 +134,31 @@ def _delete_unfinished(run: RunDirectory) -> None:
             shutil.rmtree(path)
 
 
-def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors: ``<optimizer>.<parameter>.<name>``."""
+def optimizer_tensors(optimizers: list[torch.optim.Optimizer], keep: bool = True) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors, in one piece: ``<optimizer>.<parameter>.<name>``.
+
+    Of a student in shards all processes put it together; only one that is to ``keep`` it needs the memory.
+    """
     tensors = {}
     for number, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             for name, value in values.items():
-                tensors[f"{number}.{index}.{name}"] = torch.as_tensor(value).contiguous()
+                whole = whole_tensor(torch.as_tensor(value))
+                if keep:
+                    tensors[f"{number}.{index}.{name}"] = whole.contiguous()
     return tensors
 
 
 def load_optimizers(optimizers: list[torch.optim.Optimizer], tensors: Mapping[str, Tensor]) -> None:
-    """Puts saved tensors back into optimizers of the same parameters."""
+    """Puts saved tensors back into optimizers of the same parameters, whole or in shards."""
     for number, optimizer in enumerate(optimizers):
         saved = optimizer.state_dict()
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             owner, index, name = key.split(".", 2)
             if int(owner) == number:
-                state.setdefault(int(index), {})[name] = tensor
+                state.setdefault(int(index), {})[name] = laid_out_like(parameters[int(index)], tensor)
         optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
 
 

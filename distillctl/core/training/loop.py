@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -35,11 +35,13 @@ from distillctl.core.training.checkpoints import (
     TrainerState,
     load_optimizers,
     load_student,
+    optimizer_tensors,
     save_checkpoint,
 )
 from distillctl.core.training.diagnostics import BadStep, stop, too_many, write_diagnostics
 from distillctl.core.training.gate import check_terms_reach_student
 from distillctl.core.training.interrupts import InterruptFlag
+from distillctl.core.training.layout import layout_of, whole_tensor
 from distillctl.core.training.memory import peak_memory_mb
 from distillctl.core.training.optimisation import learning_rate_factor, make_optimizers, set_learning_rate
 from distillctl.core.training.random_state import restore_random_state
@@ -99,8 +101,11 @@ class Trainer:
         self.student = student
         self._start_id, self._padding_id = special_ids(student, "student")
         prepare_student(student, config)
-        self.model, *optimizers = accelerator.prepare(student, *make_optimizers(student, config.training))
-        self.optimizers: list[Any] = list(optimizers)
+        self.layout = layout_of(accelerator)
+        self.model: Any = None
+        self.optimizers: list[Any] = []
+        if not self.layout.whole_at_first:
+            self._spread()
         self.loader = StepLoader(
             config,
             examples,
@@ -131,6 +136,7 @@ class Trainer:
             self._restore(checkpoint)
         first = self.state.step
         gate_norms = self._pass_gate_or_stop() if checkpoint is None else {}
+        self._spread()
         log = self._open_log(gate_norms, after=first if checkpoint else None)
         epochs_done = math.floor(first * self.plan.step_size / self.plan.examples + 1e-9)
         with log, InterruptFlag() as interrupt, reporter.task("training", self.plan.steps) as task:
@@ -154,6 +160,17 @@ class Trainer:
                     return TrainingResult(number + 1, True, self.state.dev_f1, gate_norms, terminated)
         return TrainingResult(self.plan.steps, False, self.state.dev_f1, gate_norms)
 
+    def _spread(self) -> None:
+        """Lays the student out over the processes, once."""
+        if self.model is None:
+            self.model, self.optimizers = self.layout.spread(
+                self.student, lambda: make_optimizers(self.student, self.config.training)
+            )
+
+    def whole_student(self) -> AbstractContextManager[Any]:
+        """The student as it is now, to be saved or called by the main process alone. All processes meet for it."""
+        return self.layout.whole(self.student)
+
     def _open_log(self, gate_norms: dict[str, float], after: int | None) -> StepLog | SilentLog:
         """The log, behind step ``after`` of a run that goes on; the main process writes it."""
         if not self.processes.is_main:
@@ -174,7 +191,8 @@ class Trainer:
 
     def _end_epoch(self, log: StepLog | SilentLog, reporter: Reporter) -> None:
         if self.score_dev is not None and self.config.evaluation.on_epoch_end:
-            f1 = self.processes.share(partial(self.score_dev, self.student))
+            with self.whole_student() as student:
+                f1 = self.processes.share(partial(self.score_dev, student))
             self.state = replace(self.state, dev_f1={**self.state.dev_f1, str(self.state.step): f1})
             log.mirror(self.state.step, {"dev/f1": f1})
             epoch = self.state.step * self.plan.step_size / self.plan.examples
@@ -188,17 +206,19 @@ class Trainer:
     def _save(self, log: StepLog | SilentLog) -> None:
         log.flush()  # what a checkpoint's step has logged must outlive a kill as the checkpoint does
         self.state = replace(self.state, objective=self.objective.state_dict())
-        self.processes.on_main(
-            lambda: save_checkpoint(
-                self.run,
-                self.state,
-                self.student,
-                self.tokenizer,
-                self._plain_optimizers(),
-                self.config.to_dict(),
-                self.config.checkpoints.save_total_limit,
+        moments = optimizer_tensors(self._plain_optimizers(), keep=self.processes.is_main)
+        with self.whole_student() as student:
+            self.processes.on_main(
+                lambda: save_checkpoint(
+                    self.run,
+                    self.state,
+                    student,
+                    self.tokenizer,
+                    moments,
+                    self.config.to_dict(),
+                    self.config.checkpoints.save_total_limit,
+                )
             )
-        )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
@@ -206,6 +226,7 @@ class Trainer:
         check_same_run(checkpoint.path, checkpoint.config, saved.data_fingerprint, *now)
         check_same_processes(checkpoint.path, saved.processes, self.state.processes)
         load_student(self.student, checkpoint)
+        self._spread()
         load_optimizers(self._plain_optimizers(), checkpoint.optimizers)
         restore_random_state(checkpoint.random)
         self.objective.load_state_dict(checkpoint.state.objective)
@@ -269,7 +290,7 @@ class Trainer:
             batch = self._with_teacher(batch, micro)
             with self.phases.phase(parts.LOGGING):
                 tail += tail_mass(batch)
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with nullcontext() if last else self.layout.no_sync(self.model):
                 with self.phases.phase(parts.STUDENT_FORWARD):
                     logits = self._logits(self.model, micro)
                 with self.phases.phase(parts.OBJECTIVE):
@@ -327,7 +348,8 @@ class Trainer:
     def _logits(self, model: Any, micro: MicroBatch) -> Tensor:
         """Teacher-forced student logits of the target tokens, [R,V] float32."""
         inputs = (micro.input_ids, micro.attention_mask, micro.labels, micro.places)
-        return forced_logits(model, *inputs, self._start_id, self._padding_id)
+        with self.layout.precision():
+            return forced_logits(model, *inputs, self._start_id, self._padding_id)
 
     def _outputs(self, logits: Tensor, micro: MicroBatch) -> StudentOutputs:
         encode = partial(self._read_predictions, places=micro.places.flat) if self.guides.encoder is not None else None
@@ -363,7 +385,7 @@ class Trainer:
     def _clip(self, number: int) -> float:
         """Clips the total gradient norm and returns it as it was. Raises NotFiniteError when it is not finite."""
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.training.max_grad_norm)
-        total = float(norm) if norm is not None else math.nan
+        total = float(whole_tensor(norm)) if norm is not None else math.nan
         if not math.isfinite(total):
             raise NotFiniteError(
                 f"step {number + 1}: the gradient of the student's parameters is {total}; nothing was updated. "

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from distillctl.core.config import load_config
 from distillctl.core.errors import UsageError
-from distillctl.core.training.accelerator import SHARDED, computes_in_bf16, make_accelerator, resolve_precision
+from distillctl.core.training.accelerator import (
+    REFUSED,
+    Sharding,
+    computes_in_bf16,
+    make_accelerator,
+    resolve_precision,
+    sharding_asked_for,
+)
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -40,18 +49,57 @@ def test_auto_on_a_gpu_that_has_it() -> None:
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Without what a launcher may have set for the tests themselves."""
-    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", *SHARDED):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))]:
+        monkeypatch.delenv(name)
     return monkeypatch
 
 
-@pytest.mark.parametrize("variable", SHARDED)
-def test_a_student_in_shards_is_refused_and_says_what_to_use(launch: pytest.MonkeyPatch, variable: str) -> None:
+@pytest.mark.parametrize("variable", REFUSED)
+def test_what_is_not_done_is_refused_and_says_what_to_use(launch: pytest.MonkeyPatch, variable: str) -> None:
     launch.setenv(variable, "true")
-    with pytest.raises(UsageError, match=f"switches on {SHARDED[variable]}, which shards the student.*Use a MULTI_GPU"):
+    with pytest.raises(UsageError, match=f"switches on {REFUSED[variable]}, which distillctl does not do: use a MULTI"):
         make_accelerator("cpu", bf16=False)
     launch.setenv(variable, "false")
     assert make_accelerator("cpu", bf16=False).num_processes == 1
+
+
+def test_shards_are_as_accelerates_configuration_says(launch: pytest.MonkeyPatch) -> None:
+    assert sharding_asked_for() is None
+    launch.setenv("ACCELERATE_USE_FSDP", "true")
+    launch.setenv("FSDP_VERSION", "2")
+    assert sharding_asked_for() == Sharding(reshard=True, offload=False, layers=None)
+    launch.setenv("FSDP_RESHARD_AFTER_FORWARD", "false")
+    launch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    launch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "T5Block, Other")
+    assert sharding_asked_for() == Sharding(reshard=False, offload=True, layers=("T5Block", "Other"))
+    launch.setenv("FSDP_AUTO_WRAP_POLICY", "NO_WRAP")
+    assert sharding_asked_for() == Sharding(reshard=False, offload=True, layers=())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("FSDP_VERSION", "1", "fsdp_version=1: should be 2"),
+        ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", "fsdp_auto_wrap_policy=SIZE_BASED_WRAP: should be TRANSFORMER_"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true", r"is not read: set training\.gradient_checkpointing"),
+        ("FSDP_IGNORED_MODULES", "shared", "leave fsdp_ignored_modules out"),
+    ],
+)
+def test_what_is_not_done_of_fsdp_is_refused(launch: pytest.MonkeyPatch, variable: str, value: str, words: str) -> None:
+    launch.setenv("ACCELERATE_USE_FSDP", "true")
+    launch.setenv("FSDP_VERSION", "2")
+    launch.setenv(variable, value)
+    with pytest.raises(UsageError, match=words):
+        make_accelerator("cpu", bf16=False)
+
+
+def test_every_process_loads_its_models_whole(launch: pytest.MonkeyPatch) -> None:
+    """Accelerate's questionnaire says otherwise: transformers would leave all teachers but one without weights."""
+    launch.setenv("ACCELERATE_USE_FSDP", "true")
+    launch.setenv("FSDP_VERSION", "2")
+    launch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    assert make_accelerator("cpu", bf16=False).num_processes == 1
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
 
 
 def test_accelerates_own_accumulation_is_refused(launch: pytest.MonkeyPatch) -> None:

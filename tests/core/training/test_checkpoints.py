@@ -42,8 +42,8 @@ def state(step: int, **dev_f1: float) -> TrainerState:
 
 def save(run: RunDirectory, tiny: Tiny, at: TrainerState, keep: int = 9, seed: int = 0) -> Path:
     student = tiny_teacher(tiny.tokenizer, seed=seed)
-    optimizers = stepped(student, "adamw")
-    return save_checkpoint(run, at, student, tiny.tokenizer, optimizers, {"seed": 1}, keep)
+    moments = optimizer_tensors(stepped(student, "adamw"))
+    return save_checkpoint(run, at, student, tiny.tokenizer, moments, {"seed": 1}, keep)
 
 
 def stepped(model: nn.Module, name: str) -> list[torch.optim.Optimizer]:
@@ -69,7 +69,7 @@ def test_everything_comes_back_to_the_last_bit(run: RunDirectory, tiny: Tiny) ->
     optimizers = stepped(student, "adamw")
     torch.set_rng_state(random)
     written = state(7, at_7=1 / 3)
-    path = save_checkpoint(run, written, student, tiny.tokenizer, optimizers, {"seed": 1}, 2)
+    path = save_checkpoint(run, written, student, tiny.tokenizer, optimizer_tensors(optimizers), {"seed": 1}, 2)
     assert path == run.path / "checkpoints/step-7"
     found = latest_checkpoint(run)
     assert found is not None
@@ -91,7 +91,7 @@ def test_optimizers_go_on_as_if_nothing_had_happened(run: RunDirectory, tiny: Ti
         pytest.skip("needs PyTorch 2.9")
     student = tiny_teacher(tiny.tokenizer)
     optimizers = stepped(student, name)
-    save_checkpoint(run, state(2), student, tiny.tokenizer, optimizers, {}, 2)
+    save_checkpoint(run, state(2), student, tiny.tokenizer, optimizer_tensors(optimizers), {}, 2)
     found = latest_checkpoint(run)
     assert found is not None
     fresh = tiny_teacher(tiny.tokenizer, seed=3)
