@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from distillctl.core.analysis import document
     from distillctl.core.assessment import Assessment
     from distillctl.core.distillation import Outcome
+    from distillctl.core.planning.plan import Plan
 
 SHOWN = {"f1": "F1", "exact_match": "exact match", "valid_syntax": "valid syntax"}
 SHOWN_IN_FULL = {
@@ -99,6 +100,14 @@ class ConsoleReporter:
         self.show_facts("Seconds", {**outcome.seconds, "total": sum(outcome.seconds.values())})
         for name in ("student", "step_metrics.csv", f"evaluation/{outcome.split}", "run.json"):
             self.note(str(outcome.run.path / name))
+
+    def show_plan(self, found: Plan) -> None:
+        """What a training would do, hold and take; last what could not be checked."""
+        self.show_facts("Plan (nothing was written)", found.facts)
+        for title, shown in found.tables.items():
+            self.show_table(title, shown)
+        for note in found.notes:
+            self.show_text(note, "yellow")
 
     def show_assessment(self, found: Assessment) -> None:
         """Every score of every system, the student's by project and by kind of assertion, and where the files are."""

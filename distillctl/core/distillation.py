@@ -25,8 +25,6 @@ from distillctl.core.materials import (
     Data,
     EncodedData,
     Models,
-    bank_opener,
-    cache_opener,
     encode_data,
     load_models,
     make_guides,
@@ -40,7 +38,7 @@ from distillctl.core.models.loading import (
     tokenizer_fingerprint,
     weights_fingerprint,
 )
-from distillctl.core.processes import OtherProcessFailed, Processes, launched
+from distillctl.core.processes import OtherProcessFailed, Processes
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import Clock, RunDirectory, RunStatus, write_model_card
 from distillctl.core.scoring import (
@@ -123,43 +121,9 @@ def _start(config: Config, overwrite: bool, resume: bool) -> tuple[Accelerator, 
     """Joins the other processes, if there are any, and refuses a directory that may not be written to."""
     accelerator, processes = start_together(config)
     processes.on_main(
-        lambda: RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
+        lambda: RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=inputs_of(config))
     )
     return accelerator, processes
-
-
-def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume: bool = False) -> dict[str, object]:
-    """What ``distil`` would do, by name: everything is loaded and checked, nothing is written but the corpus cache.
-
-    Of several processes one is enough: the others have nothing to say.
-    """
-    rank, _, ranks = launched()
-    if rank != 0:
-        return {}
-    config = resolve_precision(config)
-    RunDirectory.check(config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config))
-    data = open_data(config, reporter)
-    models = load_models(config)
-    encoded = encode_data(config, data, models.tokenizer, reporter)
-    guides, made = make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses, too
-    openers = {
-        "teacher cache": cache_opener(config, guides, models, encoded.train),
-        "embedding bank": bank_opener(config, guides, models, encoded.train),
-    }
-    if resume:
-        _checkpoint(config, fingerprint(encoded.train.records), ranks)
-    facts: dict[str, object] = {
-        "training records": f"{len(encoded.train.examples):,} of {len(data.all_train):,}",
-        f"{config.evaluation.split} records": f"{len(encoded.final.examples):,}",
-        "optimizer steps": f"{plan_steps(config, encoded.train.examples, ranks).steps:,}",
-        "loss terms": ", ".join(config.objective.active_terms),
-    }
-    for role, model in (("student", models.student), ("teacher", models.teacher)):
-        if model is not None:
-            facts[f"{role} parameters"] = f"{sum(p.numel() for p in model.parameters()):,}"
-    if "critical_tokens" in made:
-        facts["critical tokens"] = made["critical_tokens"]["summary"]
-    return facts | {name: opener.outlook() for name, opener in openers.items() if opener is not None}
 
 
 def cross_entropy_only(config: Config) -> Config:
@@ -180,7 +144,8 @@ def cross_entropy_only(config: Config) -> Config:
     )
 
 
-def _inputs(config: Config) -> list[str]:
+def inputs_of(config: Config) -> list[str]:
+    """Paths and names that a run reads: its directory may not be one of them."""
     names = [config.student.model, config.student.init, config.teacher.model, config.encoder.model]
     return [name for name in [*names, config.data.path] if name is not None]
 
@@ -213,7 +178,7 @@ def _run(
         guides, bank = with_bank(config, guides, models, encoded.train, reporter, processes)
     facts |= bank
     data_fingerprint = fingerprint(encoded.train.records)
-    checkpoint = _checkpoint(config, data_fingerprint, processes.count) if resume else None
+    checkpoint = checkpoint_to_resume(config, data_fingerprint, processes.count) if resume else None
     # Everything that is read has been by now, and bad input refused: from here on the main process writes files.
     with _claimed(config, clock, processes, overwrite, resume) as run, processes.one_fate():
         outcome = Outcome(run, len(encoded.final.examples), config.evaluation.split, seconds=clock.seconds)
@@ -277,7 +242,7 @@ def _claimed(
         with processes.main_first():
             if processes.is_main:
                 claim = RunDirectory.claim(
-                    config.output_dir, overwrite=overwrite, resume=resume, inputs=_inputs(config)
+                    config.output_dir, overwrite=overwrite, resume=resume, inputs=inputs_of(config)
                 )
                 run = stack.enter_context(claim)
                 stack.enter_context(RunStatus(run, clock))
@@ -288,7 +253,7 @@ def _claimed(
         yield run
 
 
-def _checkpoint(config: Config, data_fingerprint: str, processes: int) -> Checkpoint | None:
+def checkpoint_to_resume(config: Config, data_fingerprint: str, processes: int) -> Checkpoint | None:
     """The checkpoint to go on from; None where the run was stopped before its first, and begins anew.
 
     Raises DataError for a damaged one, and for a run of another configuration or of other records.

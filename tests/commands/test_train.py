@@ -24,6 +24,7 @@ from distillctl.core.config import load_config
 from distillctl.core.losses import registry
 from distillctl.core.losses.term import Group, LossBatch, StudentOutputs, TermSum
 from distillctl.core.models.loading import load_seq2seq, save_model
+from distillctl.core.planning.throughput import Throughput
 from distillctl.core.run_dir import RunDirectory, step_metric_columns
 from distillctl.core.training.loop import Trainer
 from tests.tiny import ALL_TERMS, RECORDS, Tiny, file_bytes, rows_of, tiny_teacher
@@ -183,6 +184,40 @@ def test_the_plan_writes_nothing(tiny: Tiny, tmp_path: Path, capsys: Err) -> Non
     assert "optimizer steps" in out
     assert "semantic_loss_scale: 5.0" in out
     assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_of_models_that_are_out_of_reach_says_what_it_can(
+    tiny: Tiny, tmp_path: Path, capsys: Err, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    argv = ["train", "--config", "codet5p", "--data", str(tiny.corpus), "--device", "cpu"]
+    argv += ["--set", "training.bf16=false", "--output-dir", str(tmp_path / "run")]
+    monkeypatch.setattr("distillctl.core.planning.estimates.measure_throughput", lambda *args: Throughput(1e12, 0, "x"))
+    assert cli.run([*argv, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for title in ("Plan (nothing was written)", "Tokens", "Models", "Memory of one process", "Time"):
+        assert f"\n{title}\n" in out
+    for words in ("222,882,048", "737,639,424", "2.42 GB to download", "sources cut", "targets cut", "H100"):
+        assert words in out
+    flat = " ".join(out.split())
+    assert "not looked at: teacher 'Salesforce/codet5p-770m', student 'Salesforce/codet5p-220m', encoder" in flat
+    assert "HF_HUB_OFFLINE is set" in flat and "--teacher DIR --student DIR --encoder DIR" in flat
+    assert list(tmp_path.iterdir()) == []
+    assert cli.run(argv) == 2  # which a training is refused for
+    assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
+
+
+def test_the_plan_of_unknown_models_is_without_estimates(
+    tiny: Tiny, tmp_path: Path, capsys: Err, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    settings = ["student.model=some/student", "student.init=pretrained"]
+    assert cli.run(tiny.argv("train", tmp_path / "run", *settings, flags=("--dry-run",))) == 0
+    out = capsys.readouterr().out
+    assert "optimizer steps" in out and "Tokens" in out
+    assert "Memory of one process" not in out
+    assert "memory and time are not estimated" in " ".join(out.split())
 
 
 def test_overwrite_empties_a_run_and_nothing_else(tiny: Tiny, tmp_path: Path, capsys: Err) -> None:

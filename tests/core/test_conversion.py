@@ -16,11 +16,12 @@ from distillctl.core.conversion import convert_logits
 from distillctl.core.data.encoding import Example
 from distillctl.core.data.records import Record, read_jsonl
 from distillctl.core.data.trident import read_trident
-from distillctl.core.distillation import distil, plan
+from distillctl.core.distillation import distil
 from distillctl.core.errors import DataError
 from distillctl.core.losses.term import Places
 from distillctl.core.materials import make_encoder
 from distillctl.core.models.loading import load_seq2seq
+from distillctl.core.planning.plan import plan
 from distillctl.core.teacher.batching import padded_batch
 from distillctl.core.teacher.cached import CacheReader
 from distillctl.core.teacher.converted import UNVERIFIED, ConvertedCacheOpener
@@ -119,7 +120,7 @@ def test_a_run_says_that_nobody_verified_the_cache(tiny: Tiny, teacher_logits: L
     assert facts["teacher"] == run["fingerprints"]["teacher"] == name
     assert any(UNVERIFIED in line for line in reporter.lines)
     assert "converted from old.jsonl" in (tmp_path / "run/student/README.md").read_text()
-    said = plan(converted(tiny, tmp_path, run="other"), Notes())["teacher cache"]
+    said = plan(converted(tiny, tmp_path, run="other"), Notes()).facts["teacher cache"]
     assert said == f"k=32; converted, {UNVERIFIED}; lacks 0 examples"
 
 

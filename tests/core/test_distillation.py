@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from distillctl import cli
 from distillctl.core.config import dump_yaml
 from distillctl.core.data.records import read_jsonl
-from distillctl.core.distillation import cross_entropy_only, how_to_go_on, models_taught, plan, teach
+from distillctl.core.distillation import cross_entropy_only, how_to_go_on, models_taught, teach
 from distillctl.core.errors import DataError, RunError, UsageError
 from distillctl.core.losses.term import LossBatch, StudentOutputs
 from distillctl.core.materials import load_models, new_teacher, open_data
 from distillctl.core.models.loading import load_seq2seq, save_model, weights_fingerprint
+from distillctl.core.planning.plan import plan
 from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.training.loop import Trainer
@@ -183,7 +184,7 @@ def test_a_model_that_does_not_say_how_to_begin_is_refused_beforehand(tiny: Tiny
 
 
 def test_a_plan_counts_and_writes_nothing(tiny: Tiny, tmp_path: Path) -> None:
-    facts = plan(tiny.config(tmp_path / "run", "data.max_train_samples=20"), SilentReporter())
+    facts = plan(tiny.config(tmp_path / "run", "data.max_train_samples=20"), SilentReporter()).facts
     assert facts["training records"] == "20 of 48"
     assert facts["validation records"] == "3"
     assert facts["optimizer steps"] == "3"

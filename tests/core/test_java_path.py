@@ -10,8 +10,8 @@ import pytest
 from distillctl import cli
 from distillctl.core.data.records import read_jsonl
 from distillctl.core.data.tokenizer import train_tokenizer
-from distillctl.core.distillation import plan
 from distillctl.core.models.loading import save_model
+from distillctl.core.planning.plan import plan
 from tests.javaproject import write_java_project
 from tests.runs import Notes, record, run_config
 from tests.tiny import Tiny, tiny_teacher
@@ -30,12 +30,12 @@ def java(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 def test_a_dry_run_says_what_the_critical_words_of_java_became(java: Tiny, tmp_path: Path) -> None:
-    said = plan(java.config(tmp_path / "run", "objective.critical_tokens.extra=[makeStackA]"), Notes())
+    said = plan(java.config(tmp_path / "run", "objective.critical_tokens.extra=[makeStackA]"), Notes()).facts
     share, rest = str(said["critical tokens"]).split(" of target tokens (")
     assert 5 < float(share.removesuffix("%")) < 80
     assert int(rest.split()[0]) >= 8 and "token ids" in rest
     off = java.config(tmp_path / "run", "objective.critical_tokens.weight=1")
-    assert "critical tokens" not in plan(off, Notes())
+    assert "critical tokens" not in plan(off, Notes()).facts
 
 
 def test_run_json_names_the_words_and_their_token_ids(java: Tiny, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from distillctl.core.distillation import plan
 from distillctl.core.errors import DataError, RunError
+from distillctl.core.planning.plan import plan
 from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir import RunDirectory
 from tests.runs import EPOCHS, StopAt, ctrl_c, kill, record, student_bytes

@@ -45,10 +45,13 @@ class BankOpener:
     def _golds(self) -> DistinctGolds:
         return DistinctGolds.of((example.key, example.labels) for example in self._examples)
 
+    def missing(self) -> list[Labels]:
+        """The golds that the encoder has to read first."""
+        return ShardReader(BankDirectory(self.path, self._identity)).missing(self._golds.labels, ids_digest)
+
     def outlook(self) -> str:
         """One line: what a training would encode first. Writes nothing."""
-        bank = BankDirectory(self.path, self._identity)
-        missing = ShardReader(bank).missing(self._golds.labels, ids_digest)
+        bank, missing = BankDirectory(self.path, self._identity), self.missing()
         size = bank.bytes_of(sum(map(len, missing)), len(missing)) / 2**20
         return f"{len(missing):,} of {len(self._golds.labels):,} golds to encode first, {size:,.1f} MiB"
 

@@ -17,18 +17,31 @@ PATIENCE_SECONDS = 5.0
 
 def check_hub_name(name: str, role: str, revision: str | None = None) -> None:
     """Raise UsageError for a name that is neither in the hub's local cache nor reachable; quick either way."""
-    try:
-        cached = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
-    except HFValidationError as error:
-        raise UsageError(f"{role} {name!r}: there is no such directory, and no hub name looks like this") from error
-    if isinstance(cached, str):
+    if cached_file(name, role, "config.json", revision) is not None:
         return
-    problem = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _problem(constants.ENDPOINT)
+    problem = hub_obstacle()
     if problem is not None:
         raise UsageError(
             f"{role} {name!r}: there is no such directory, it is not in the local hub cache, and {problem}. "
             "Give a directory made by save_pretrained, or a hub name while online"
         )
+
+
+def cached_file(name: str, role: str, file: str, revision: str | None = None) -> str | None:
+    """Path of a hub model's file in the hub's local cache; None where it is not there.
+
+    Raises UsageError for what no hub name looks like.
+    """
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(name, file, revision=revision)
+    except HFValidationError as error:
+        raise UsageError(f"{role} {name!r}: there is no such directory, and no hub name looks like this") from error
+    return cached if isinstance(cached, str) else None
+
+
+def hub_obstacle() -> str | None:
+    """Why nothing can be fetched from the hub now; None where it answers."""
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _problem(constants.ENDPOINT)
 
 
 def _problem(endpoint: str) -> str | None:

@@ -66,6 +66,11 @@ def model_path(name: str) -> str:
     return str(embedded_teacher_path()) if name == EMBEDDED else name
 
 
+def looks_local(name: str) -> bool:
+    """Can a model name only be a path, and no hub name?"""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+
+
 def _not_loadable(name: str, role: str, error: Exception) -> UsageError | DataError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     if "ignore_mismatched_sizes" in reason:
@@ -96,8 +101,7 @@ def _check_name(
     except OSError as error:  # a name longer than the file system takes
         raise UsageError(f"{role} {name[:80]!r}: cannot be a directory: {error.strerror}") from error
     if not there:
-        looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
-        if looks_local:
+        if looks_local(path):
             raise UsageError(f"{role} {name!r}: no such directory")
         check_hub_name(name, role, revision)
         return

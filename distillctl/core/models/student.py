@@ -43,8 +43,7 @@ def make_student(settings: StudentConfig, teacher: Any) -> Any:
         else load_config(settings.model, "student", settings.trusted_revision)
     )
     counts = _layer_counts(settings, shape, halve=settings.model == EMBEDDED)
-    config = with_layers(shape, counts)
-    student = draw_weights(config, settings.init)
+    student = draw_weights(with_layers(shape, counts), settings.init)
     if settings.init == "teacher-layers":
         copy_teacher_layers(teacher, student, counts)
     return student
@@ -129,6 +128,11 @@ def with_layers(config: Any, counts: dict[str, int]) -> Any:
             raise DataError(f"a {config.model_type} model does not say how many {stack} layers it has")
         setattr(changed, known[0], count)
     return changed
+
+
+def shaped_config(settings: StudentConfig, shape: Any) -> Any:
+    """The configuration of a student whose weights are drawn or taken from layers, of a model's ``shape``."""
+    return with_layers(shape, _layer_counts(settings, shape, halve=settings.model == EMBEDDED))
 
 
 def _layer_counts(settings: StudentConfig, shape: Any, halve: bool) -> dict[str, int]:

@@ -91,3 +91,15 @@ def random_examples(config: Config) -> Encoded:
 
 def _ids(rng: np.random.Generator, length: int) -> tuple[int, ...]:
     return (*rng.integers(_FIRST, VOCABULARY, size=length - 1).tolist(), _END)
+
+
+def published_config(name: str) -> Any | None:
+    """The configuration of one of the three models by its hub name, without asking the hub; None of any other."""
+    if name == "microsoft/codebert-base":
+        return RobertaConfig(pad_token_id=1, **ENCODER)
+    shape = {"Salesforce/codet5p-770m": TEACHER, "Salesforce/codet5p-220m": STUDENT}.get(name)
+    if shape is None:
+        return None
+    config = _t5(shape)
+    config.dropout_rate = 0.1
+    return config

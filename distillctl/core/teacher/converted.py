@@ -114,6 +114,10 @@ class ConvertedCacheOpener:
         self.identity = wanted
         self.cache = CacheDirectory(self.path, wanted)
 
+    def missing(self) -> list[Example]:
+        """None: what it lacks cannot be captured."""
+        return []
+
     def outlook(self) -> str:
         """One line: what is there, and that nobody can vouch for it."""
         lacking = len(CacheReader(self.cache).missing(self._examples))

@@ -84,10 +84,13 @@ class CacheOpener:
         """``teacher.cache_dir``, else a directory of the user's cache that the identity names."""
         return cache_path(self._config, self.identity)
 
+    def missing(self) -> list[Example]:
+        """The examples that the teacher has to be run on first."""
+        return CacheReader(CacheDirectory(self.path, self.identity)).missing(self._examples)
+
     def outlook(self) -> str:
         """One line: what is there, and what a training would capture first. Writes nothing."""
-        cache = CacheDirectory(self.path, self.identity)
-        missing = CacheReader(cache).missing(self._examples)
+        cache, missing = CacheDirectory(self.path, self.identity), self.missing()
         size = cache.bytes_of(sum(len(example.labels) for example in missing), len(missing)) / 2**20
         return f"k={self.identity.top_k}; {len(missing):,} examples to capture first, {size:,.1f} MiB"
 

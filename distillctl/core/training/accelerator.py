@@ -131,6 +131,19 @@ def make_accelerator(device: str, bf16: bool) -> Accelerator:
     return accelerator
 
 
+def training_device(device: str) -> torch.device:
+    """The device that a configuration's name (auto, cpu, cuda, cuda:N, mps) means here, as Accelerate would choose it.
+
+    Raises UsageError for one that is not there.
+    """
+    _check_available(device)
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
 def start_together(config: Config) -> tuple[Accelerator, Processes]:
     """The accelerator of a configuration with its precision resolved, and the processes that were started together.
 

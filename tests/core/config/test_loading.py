@@ -121,8 +121,28 @@ def test_trident_differs_from_the_candidate_in_the_objective_only() -> None:
     assert (objective.semantic.weight.start, objective.semantic.weight.end) == (0.0, 0.35)
 
 
+def test_codet5p_is_the_real_target() -> None:
+    config = load_config(["codet5p"])
+    models = (config.student.model, config.student.init, config.teacher.model, config.encoder.model)
+    hub = ("Salesforce/codet5p-220m", "pretrained", "Salesforce/codet5p-770m", "microsoft/codebert-base")
+    assert models == hub
+    assert (config.data.max_source_length, config.data.max_target_length) == (512, 128)
+    assert config.objective == load_config().objective
+    training = config.training
+    assert training.bf16 is True and training.gradient_checkpointing
+    assert training.gradient_accumulation_steps > 1 and training.step_batch_size == 32
+
+
+def test_the_two_codet5p_configs_differ_in_the_objective_only() -> None:
+    trident, candidate = load_config(["codet5p-trident"]), load_config(["codet5p"])
+    assert trident.objective == load_config(["trident"]).objective
+    assert trident.output_dir != candidate.output_dir
+    same = {"objective": candidate.objective, "output_dir": candidate.output_dir}
+    assert trident.model_copy(update=same) == candidate
+
+
 def test_every_shipped_config_loads() -> None:
-    assert set(shipped_configs()) >= {"loss-improvements-v1", "smoke", "trident"}
+    assert set(shipped_configs()) >= {"codet5p", "codet5p-trident", "loss-improvements-v1", "smoke", "trident"}
     for name in shipped_configs():
         assert load_config([name]).objective.trained_terms
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from distillctl.core.config import Config, WeightSchedule, field_paths, load_config
+from distillctl.core.config.yaml_text import parse_yaml
 
-REFERENCE = Path(__file__).parents[3] / "configs" / "loss-improvements-v1.yaml"
+CONFIGS = Path(__file__).parents[3] / "configs"
+REFERENCE = CONFIGS / "loss-improvements-v1.yaml"
 
 
 def is_section(annotation: object) -> bool:
@@ -33,12 +36,20 @@ def test_every_field_says_what_it_does(path: str) -> None:
     assert description.endswith(".")
 
 
+@pytest.mark.parametrize("file", [REFERENCE.name, "codet5p.yaml"])
 @pytest.mark.parametrize("path", LEAVES)
-def test_every_field_is_in_the_reference_yaml(path: str) -> None:
-    value: Any = yaml.safe_load(REFERENCE.read_text())
+def test_every_field_is_in_the_reference_yaml(path: str, file: str) -> None:
+    value: Any = yaml.safe_load((CONFIGS / file).read_text())
     for part in path.split("."):
-        assert part in value, f"{path} is missing from {REFERENCE.name}"
+        assert part in value, f"{path} is missing from {file}"
         value = value[part]
+
+
+def test_every_field_of_codet5p_has_its_comment_beside_it() -> None:
+    lines = (CONFIGS / "codet5p.yaml").read_text().splitlines()
+    document = parse_yaml("\n".join(lines), "codet5p.yaml")
+    where = {".".join(key): number for key, number in document.lines.items()}
+    assert {path for path in LEAVES if not re.search(r" # \S", lines[where[path] - 1])} == set()
 
 
 def test_the_sections_are_the_ones_others_rely_on() -> None:

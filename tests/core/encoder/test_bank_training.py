@@ -10,10 +10,10 @@ import pytest
 
 from distillctl.core.config import Config
 from distillctl.core.data.corpus import cache_directory
-from distillctl.core.distillation import plan
 from distillctl.core.encoder.frozen import FrozenEncoder
 from distillctl.core.errors import DataError
 from distillctl.core.models.loading import save_model
+from distillctl.core.planning.plan import plan
 from distillctl.core.progress import SilentReporter
 from distillctl.core.store.completion import VERIFIED
 from tests.runs import record, student_bytes
@@ -72,10 +72,10 @@ def test_later_runs_read_what_is_there_and_end_the_same(
 
 def test_a_plan_says_what_would_be_encoded_and_encodes_nothing(tiny: Tiny, made: Path, tmp_path: Path) -> None:
     golds = record(made)["bank"]["golds"]
-    line = plan(banked(tiny, tmp_path / "run"), SilentReporter())["embedding bank"]
+    line = plan(banked(tiny, tmp_path / "run"), SilentReporter()).facts["embedding bank"]
     assert line == f"{golds} of {golds} golds to encode first, 0.0 MiB"
     assert list(tmp_path.iterdir()) == []
-    assert "embedding bank" not in plan(tiny.config(tmp_path / "run", *OFF), SilentReporter())
+    assert "embedding bank" not in plan(tiny.config(tmp_path / "run", *OFF), SilentReporter()).facts
 
 
 def test_a_bank_of_something_else_leaves_an_older_run_as_it_was(tiny: Tiny, made: Path, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import torch
 
 from distillctl.core.config import Config
 from distillctl.core.data.corpus import cache_directory
-from distillctl.core.distillation import distil, plan
+from distillctl.core.distillation import distil
 from distillctl.core.errors import DataError, RunError
 from distillctl.core.losses.term import LossBatch
 from distillctl.core.models.loading import save_model
+from distillctl.core.planning.plan import plan
 from distillctl.core.progress import SilentReporter
 from distillctl.core.store.completion import VERIFIED
 from distillctl.core.teacher import capture as capturing
@@ -229,7 +230,7 @@ def test_a_capture_that_was_killed_goes_on(tiny: Tiny, tmp_path: Path, monkeypat
     kept = {name: content for name, content in file_bytes(tmp_path / "cache").items() if name.endswith(".rows")}
     assert kept
     assert not (tmp_path / "run").exists()
-    plan_line = plan(cached(tiny, tmp_path / "run"), SilentReporter())["teacher cache"]
+    plan_line = plan(cached(tiny, tmp_path / "run"), SilentReporter()).facts["teacher cache"]
     assert str(plan_line).startswith("k=32; ") and "48 examples" not in str(plan_line)
     outcome = run(cached(tiny, tmp_path / "run"))
     assert record(tmp_path / "run")["teacher_cache"]["examples"] == 48
@@ -248,15 +249,15 @@ def test_ctrl_c_keeps_the_shard_in_progress(tiny: Tiny, tmp_path: Path, monkeypa
         stop_capture(patch, press, after=1)
         with pytest.raises(KeyboardInterrupt):
             run(cached(tiny, tmp_path / "run"))
-    line = plan(cached(tiny, tmp_path / "run"), SilentReporter())["teacher cache"]
+    line = plan(cached(tiny, tmp_path / "run"), SilentReporter()).facts["teacher cache"]
     assert str(line).startswith("k=32; 42 examples to capture first")
 
 
 def test_a_plan_captures_nothing(tiny: Tiny, tmp_path: Path) -> None:
-    line = plan(cached(tiny, tmp_path / "run"), SilentReporter())["teacher cache"]
+    line = plan(cached(tiny, tmp_path / "run"), SilentReporter()).facts["teacher cache"]
     assert str(line).startswith("k=32; 48 examples to capture first, 0.1 MiB")
     assert not (tmp_path / "cache").exists()
-    assert "teacher cache" not in plan(tiny.config(tmp_path / "run"), SilentReporter())
+    assert "teacher cache" not in plan(tiny.config(tmp_path / "run"), SilentReporter()).facts
 
 
 def _captures(arguments: tuple[Config, Any]) -> int:

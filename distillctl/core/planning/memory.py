@@ -1,0 +1,134 @@
+"""What a process holds at the fullest moment of a training, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from distillctl.core.config.schema import Config
+from distillctl.core.planning.duration import Shapes
+from distillctl.core.planning.estimate import (
+    BFLOAT16,
+    FLOAT32,
+    Micro,
+    activation_bytes,
+    logit_bytes,
+    optimizer_bytes,
+    reading_bytes,
+)
+from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
+
+FROZEN_BYTES = FLOAT32
+"""Of a parameter of the teacher and the encoder, as they are loaded."""
+CUDA_CONTEXT = 2**30
+"""Kernels and workspaces, beside what torch's allocator counts."""
+CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)
+"""GiB of common GPUs."""
+ROOM = 1.15
+"""What an allocator loses to gaps."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part, ``kept`` between micro-batches and ``passing`` for one; of one process on its device."""
+
+    kept: Mapping[str, int]
+    passing: Mapping[str, int]
+
+    @property
+    def peak(self) -> int:
+        """All of it together."""
+        return sum(self.kept.values()) + sum(self.passing.values())
+
+
+def memory(config: Config, shapes: Shapes, micro: Micro, *, dropout: bool, recompute: bool) -> Memory:
+    """Of a training whose largest micro-batch is ``micro``; what Python itself needs is not in it.
+
+    Args:
+        config: resolved.
+        shapes: of the models. The teacher is held in either mode: it is scored beside the student.
+        micro: the largest micro-batch.
+        dropout: the student has some.
+        recompute: gradient checkpointing, whatever the configuration says.
+    """
+    training, student = config.training, shapes.student
+    bf16, active = training.bf16 is True, set(config.objective.active_terms)
+    reads = shapes.encoder is not None and bool(active & ENCODER_TERMS)
+    live = config.teacher.mode == "live" and bool(active & TEACHER_TERMS)
+    kept = {
+        "student, float32": FLOAT32 * student.parameters,
+        "its gradients": FLOAT32 * student.parameters,
+        f"state of {training.optimizer}": optimizer_bytes(student, training.optimizer == "muon"),
+    }
+    if shapes.teacher is not None:
+        kept["teacher, float32"] = FROZEN_BYTES * shapes.teacher.parameters
+    passing = {}
+    if bf16:
+        passing["student's matrices in bfloat16"] = BFLOAT16 * student.hidden
+    passing[f"activations of {_size(micro)}"] = activation_bytes(
+        student, micro, bf16=bf16, dropout=dropout, recompute=recompute
+    )
+    passing["logits and their gradients"] = logit_bytes(student.vocabulary, micro.tokens, auxiliary=reads, live=live)
+    if reads and shapes.encoder is not None:
+        own = 0 if config.encoder.model == "teacher" else shapes.encoder.parameters
+        table = 0 if config.encoder.model == "teacher" else student.vocabulary * shapes.encoder.encoder.width
+        kept["encoder and its table, float32"] = FROZEN_BYTES * (own + table)
+        passing["encoder's activations"] = reading_bytes(shapes.encoder, micro, bf16=bf16)
+    return Memory(kept, passing)
+
+
+def _size(micro: Micro) -> str:
+    return f"{micro.examples} x ({micro.source} + {micro.target}) tokens"
+
+
+def largest(config: Config, shapes: Shapes, steps: Sequence[Sequence[Micro]], dropout: bool) -> Micro:
+    """The micro-batch that needs most memory."""
+    recompute = config.training.gradient_checkpointing
+
+    def peak(micro: Micro) -> int:
+        return memory(config, shapes, micro, dropout=dropout, recompute=recompute).peak
+
+    return max((micro for step in steps for micro in step), key=peak)
+
+
+def device_bytes(device: torch.device) -> int:
+    """Memory of a CUDA device, or of this machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return int(psutil.virtual_memory().total)
+
+
+def process_bytes(device: torch.device) -> int:
+    """What this process holds besides: on a GPU the context there, elsewhere Python, the libraries and the records.
+
+    Call it when the records have been read and no model has been loaded.
+    """
+    return CUDA_CONTEXT if device.type == "cuda" else int(psutil.Process().memory_info().rss)
+
+
+def card_for(needed: Memory) -> int | None:
+    """GiB of the smallest common GPU on which it has room; None where none is large enough."""
+    wanted = (ROOM * needed.peak + CUDA_CONTEXT) / 2**30
+    return next((size for size in CARDS if size >= wanted), None)
+
+
+def fitting_batch(
+    config: Config, shapes: Shapes, micro: Micro, available: int, *, dropout: bool
+) -> tuple[int, int] | None:
+    """(per_device_train_batch_size, gradient_accumulation_steps) of the same step that fits; None if none does.
+
+    Args:
+        available: bytes of the device that the training may have.
+    """
+    size, count = config.training.per_device_train_batch_size, config.training.gradient_accumulation_steps
+    while size > 1 and size % 2 == 0:
+        size, count = size // 2, count * 2
+        share = size / config.training.per_device_train_batch_size
+        smaller = Micro(max(1, round(micro.examples * share)), micro.source, micro.target, round(micro.tokens * share))
+        recompute = config.training.gradient_checkpointing
+        if ROOM * memory(config, shapes, smaller, dropout=dropout, recompute=recompute).peak <= available:
+            return size, count
+    return None
