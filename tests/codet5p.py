@@ -159,20 +159,23 @@ def write_checkpoints(
         seed: of all weights.
     """
     made = Checkpoints(folder)
-    for place, shape in ((made.teacher, TEACHER), (made.student, STUDENT)):
+    for name, shape in ((TEACHER_NAME, TEACHER), (STUDENT_NAME, STUDENT)):
         torch.manual_seed(seed)
-        _write_t5(place, bpe, shape if layers is None else {**shape, "num_layers": layers}, dtype)
+        tokens = (*FIRST, *bpe.tokens, *SENTINELS)
+        config = t5_config(name, shape if layers is None else {**shape, "num_layers": layers}, len(tokens), dtype)
+        _write_t5(folder / name, tokens, bpe.merges, config, dtype)
     torch.manual_seed(seed)
     _write_encoder(made.encoder, encoder_bpe, {} if layers is None else {"num_hidden_layers": layers})
     return made
 
 
-def _write_t5(folder: Path, bpe: Bpe, shape: dict[str, Any], dtype: torch.dtype) -> None:
-    tokens = (*FIRST, *bpe.tokens, *SENTINELS)
-    config = {
+def t5_config(name: str, shape: dict[str, Any], size: int, dtype: torch.dtype = torch.float16) -> dict[str, Any]:
+    """What config.json of a CodeT5+ says, for a vocabulary of ``size``."""
+    return {
+        "_name_or_path": name,
         **FAMILY,
         **shape,
-        "vocab_size": len(tokens),
+        "vocab_size": size,
         "num_decoder_layers": shape["num_layers"],
         "architectures": ["T5ForConditionalGeneration"],
         "dense_act_fn": "relu",
@@ -190,7 +193,12 @@ def _write_t5(folder: Path, bpe: Bpe, shape: dict[str, Any], dtype: torch.dtype)
         "transformers_version": "4.21.3",
         "use_cache": True,
     }
-    _write_vocabulary(folder, tokens, bpe.merges)
+
+
+def _write_t5(
+    folder: Path, tokens: tuple[str, ...], merges: tuple[str, ...], config: dict[str, Any], dtype: torch.dtype
+) -> None:
+    _write_vocabulary(folder, tokens, merges)
     _write_json(folder / "added_tokens.json", {})
     roles = {role: _added(token, lstrip=token == "<mask>") for role, token in _ROLES.items()}
     sentinels = [_added(token, lstrip=True) for token in SENTINELS]
@@ -198,17 +206,17 @@ def _write_t5(folder: Path, bpe: Bpe, shape: dict[str, Any], dtype: torch.dtype)
     typed = {role: {**token, "__type": "AddedToken"} for role, token in roles.items()}
     rest = {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": False, "errors": "replace"}
     _write_json(folder / "tokenizer_config.json", typed | rest | {"model_max_length": 512})
-    _write_json(folder / "config.json", config)
+    (folder / "config.json").write_text(config_text(config), encoding="utf-8")
     model = T5ForConditionalGeneration(T5Config(**config))
     _write_weights(folder, model, dtype, without=TIED)
 
 
-def _write_encoder(folder: Path, bpe: Bpe, changes: dict[str, Any]) -> None:
-    tokens = (*ENCODER_FIRST, *bpe.tokens, *ENCODER_LAST)
-    config = {
+def encoder_config(changes: dict[str, Any], size: int) -> dict[str, Any]:
+    """What CodeBERT's config.json says, for a vocabulary of ``size``."""
+    return {
         **ENCODER,
         **changes,
-        "vocab_size": len(tokens),
+        "vocab_size": size,
         "architectures": ["RobertaModel"],
         "attention_probs_dropout_prob": 0.1,
         "hidden_act": "gelu",
@@ -218,10 +226,20 @@ def _write_encoder(folder: Path, bpe: Bpe, changes: dict[str, Any]) -> None:
         "model_type": "roberta",
         "output_past": True,
     }
+
+
+def config_text(config: dict[str, Any]) -> str:
+    """A config.json as transformers wrote it then."""
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def _write_encoder(folder: Path, bpe: Bpe, changes: dict[str, Any]) -> None:
+    tokens = (*ENCODER_FIRST, *bpe.tokens, *ENCODER_LAST)
+    config = encoder_config(changes, len(tokens))
     _write_vocabulary(folder, tokens, bpe.merges)
     _write_json(folder / "special_tokens_map.json", _ROLES)
     _write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
-    _write_json(folder / "config.json", config)
+    (folder / "config.json").write_text(config_text(config), encoding="utf-8")
     _write_weights(folder, RobertaModel(RobertaConfig(**config)), torch.float32, without=set())
 
 

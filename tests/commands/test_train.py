@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
-import math
 import shlex
 import shutil
 import signal
@@ -17,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from distillctl import cli
 from distillctl.core.config import load_config

@@ -23,7 +23,7 @@ from distillctl.core.data.source_files import read_source
 from distillctl.core.encoder.alignment import align_vocabulary
 from distillctl.core.materials import load_models
 from distillctl.core.models.loading import load_encoder, load_seq2seq, load_tokenizer, save_model
-from distillctl.core.profiling.codet5p import ENCODER, VOCABULARY
+from distillctl.core.profiling.codet5p import ENCODER, TEACHER, VOCABULARY
 from tests import codet5p
 from tests.codet5p import ENCODER_FILES, ENCODER_MERGES, MERGES, SENTINELS, T5_FILES, Bpe, Checkpoints
 from tests.contract import (
@@ -73,6 +73,12 @@ def test_the_vocabularies_have_the_sizes_of_the_real_ones() -> None:
     assert len((*codet5p.FIRST, *tokens, *SENTINELS)) == VOCABULARY == 32_100
     rest = (*codet5p.ENCODER_FIRST, *codet5p.ENCODER_LAST)
     assert len(rest) + codet5p.BYTES + ENCODER_MERGES == ENCODER["vocab_size"] == 50_265
+
+
+def test_config_files_have_the_sizes_of_the_hubs() -> None:
+    teacher = codet5p.t5_config(codet5p.TEACHER_NAME, TEACHER, VOCABULARY)
+    assert len(codet5p.config_text(teacher)) == 770
+    assert len(codet5p.config_text(codet5p.encoder_config({}, ENCODER["vocab_size"]))) == 498
 
 
 def test_special_tokens_have_their_places(made: Checkpoints) -> None:

@@ -35,8 +35,8 @@ WEIGHT_FILES = (
 _WEIGHT_FILE = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
 _PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _CONVERT = (
-    "pytorch_model.bin, which can run code when loaded. Convert it once, outside distillctl: "
-    "from_pretrained(NAME).save_pretrained(DIRECTORY, safe_serialization=True), for model and tokenizer; README, CodeT5+"
+    "pytorch_model.bin, which can run code when loaded. Convert it once, outside distillctl, with "
+    "from_pretrained(NAME).save_pretrained(DIRECTORY, safe_serialization=True): the README's section CodeT5+ says how"
 )
 # One of these says what the tokenizer is; without any, transformers makes up an empty one of the model's family.
 _TOKENIZER_FILES = (
