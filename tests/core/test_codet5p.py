@@ -195,7 +195,7 @@ def test_two_vocabularies_are_aligned(made: Checkpoints) -> None:
 # --- distilling -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["live", "cached"])
+@pytest.mark.parametrize("mode", ["live", pytest.param("cached", marks=pytest.mark.slow)])
 def test_the_pair_is_distilled_from_the_command_line(made: Checkpoints, tiny: Tiny, tmp_path: Path, mode: str) -> None:
     run = tmp_path / "run"
     settings = tiny.settings(
