@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from distillctl.core.materials import (
     make_guides,
     new_teacher,
     open_data,
+    trim_frozen_models,
     with_bank,
     with_teacher_cache,
 )
@@ -98,9 +99,11 @@ def distil(
         set_seed(config.seed)
         with clock.phase("data"), processes.main_first():
             data = open_data(config, reporter, corpus)
-        with clock.phase("models"):
-            models = load_models(config)
-        return _run(config, reporter, clock, accelerator, processes, data, models, overwrite, resume)
+
+        def load() -> Models:
+            return load_models(config)
+
+        return _run(config, reporter, clock, accelerator, processes, data, load, overwrite, resume)
 
 
 def teach(config: Config, reporter: Reporter, *, overwrite: bool = False) -> Outcome:
@@ -112,9 +115,11 @@ def teach(config: Config, reporter: Reporter, *, overwrite: bool = False) -> Out
         set_seed(config.seed)
         with clock.phase("data"), processes.main_first():
             data = open_data(config, reporter)
-        with clock.phase("models"):
-            models = new_teacher(config, data, reporter)
-        return _run(config, reporter, clock, accelerator, processes, data, models, overwrite, resume=False)
+
+        def load() -> Models:
+            return new_teacher(config, data, reporter)
+
+        return _run(config, reporter, clock, accelerator, processes, data, load, overwrite, resume=False)
 
 
 def _start(config: Config, overwrite: bool, resume: bool) -> tuple[Accelerator, Processes]:
@@ -157,10 +162,14 @@ def _run(
     accelerator: Accelerator,
     processes: Processes,
     data: Data,
-    models: Models,
+    load: Callable[[], Models],
     overwrite: bool,
     resume: bool,
 ) -> Outcome:
+    """The job with its data open. ``load`` is called here, so that nobody else holds on to a teacher that is done."""
+    with clock.phase("models"):
+        models = load()
+    taught = models.teacher is None
     with clock.phase("tokenising"):
         encoded = encode_data(config, data, models.tokenizer, reporter)
     device = accelerator.device
@@ -198,6 +207,8 @@ def _run(
             run.note(**facts)
 
         processes.on_main(describe_and_score)
+        models = replace(models, teacher=None)  # from here on the guides use it, or nobody
+        trim_frozen_models(config, guides)
         trainer = Trainer(
             config,
             accelerator,
@@ -218,7 +229,7 @@ def _run(
         outcome.training = _train(trainer, run, reporter, clock, checkpoint)
         if outcome.training.interrupted:
             reporter.note(f"stopped after step {outcome.training.steps:,}. The student so far: {run.path / 'student'}")
-            reporter.note(f"To go on: {shlex.join(how_to_go_on(config, run, models.teacher is None))}")
+            reporter.note(f"To go on: {shlex.join(how_to_go_on(config, run, taught))}")
             raise Terminated if outcome.training.terminated else KeyboardInterrupt
 
         def score_student(student: Any) -> None:

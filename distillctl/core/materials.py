@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from distillctl.core.encoder.opening import BankOpener
 from distillctl.core.encoder.stored import BankIdentity
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.losses.critical import CriticalTokens
+from distillctl.core.models.frozen import store_in_bf16
 from distillctl.core.models.loading import (
     EMBEDDED,
     freeze,
@@ -203,6 +205,21 @@ def with_teacher_cache(
     if isinstance(opener, ConvertedCacheOpener):  # what was learned from is not the model that is at hand
         return guides, {"teacher_cache": facts, "fingerprints": {"teacher": facts["teacher"]}}
     return guides, {"teacher_cache": facts}
+
+
+def trim_frozen_models(config: Config, guides: Guides) -> None:
+    """Gives back the memory of frozen models that the training does not need; call it right before.
+
+    A teacher that only the cache speaks for goes altogether; under bf16 autocast what stays is kept in bfloat16
+    (:func:`store_in_bf16`), after which a model can only be run under it.
+    """
+    gc.collect()  # an LM head in float32 refers to itself: without this its model would stay
+    if config.training.bf16 is not True:
+        return
+    if guides.teacher is not None and guides.teacher.model is not None:
+        store_in_bf16(guides.teacher.model)
+    if guides.encoder is not None:
+        store_in_bf16(guides.encoder.encoder)
 
 
 def bank_opener(

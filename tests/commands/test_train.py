@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
-import math
 import shlex
 import shutil
 import signal
@@ -17,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from distillctl import cli
 from distillctl.core.config import load_config
@@ -27,6 +24,12 @@ from distillctl.core.models.loading import load_seq2seq, save_model
 from distillctl.core.planning.throughput import Throughput
 from distillctl.core.run_dir import RunDirectory, step_metric_columns
 from distillctl.core.training.loop import Trainer
+from tests.contract import (
+    assert_every_term_has_a_gradient,
+    assert_has_every_file,
+    assert_record_says_what_ran,
+    assert_student_loads,
+)
 from tests.tiny import ALL_TERMS, RECORDS, Tiny, file_bytes, rows_of, tiny_teacher
 
 Err = pytest.CaptureFixture[str]
@@ -60,40 +63,25 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Shown:
 
 
 def test_a_run_leaves_every_file_of_the_contract(finished: Shown) -> None:
-    files = file_bytes(finished.path).keys()
-    assert {"config.yaml", "run.json", "step_metrics.csv"} <= files
-    assert {f"evaluation/validation/{name}" for name in ("metrics.json", "predictions.jsonl")} <= files
-    assert {f"student/{n}" for n in ("README.md", "config.json", "model.safetensors", "tokenizer.json")} <= files
-    assert {"checkpoints/step-6/trainer.json", "checkpoints/step-6/optimizer.safetensors"} <= files
-    assert any(name.startswith("tensorboard/events") for name in files)
-    assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl", ".tmp", ".partial"))]
+    assert_has_every_file(finished.path, last_step=6)
+    assert list(finished.path.glob("tensorboard/events*"))
 
 
 def test_the_student_loads_with_transformers_alone(finished: Shown) -> None:
-    model = AutoModelForSeq2SeqLM.from_pretrained(finished.path / "student")
-    tokenizer = AutoTokenizer.from_pretrained(finished.path / "student")
-    inputs = tokenizer("def test_push(): <extra_id_0> </s> def push(x): return x", return_tensors="pt")
-    assert model.generate(**inputs, max_new_tokens=4).shape[0] == 1
+    model = assert_student_loads(finished.path)
     assert (model.config.num_layers, model.config.num_decoder_layers) == (1, 1)
 
 
 def test_the_record_says_what_ran_and_on_what(finished: Shown) -> None:
+    assert_record_says_what_ran(finished.path)
     record = json.loads((finished.path / "run.json").read_text())
-    assert record["status"] == "finished"
-    assert record["reason"] is None
-    assert {"config", "data", "teacher", "tokenizer", "validation", "student_before"} <= record["fingerprints"].keys()
-    assert all(len(value) == 64 for value in record["fingerprints"].values())
     phases = ("data", "models", "tokenising", "scoring before training", "bank", "training", "scoring")
     assert record["seconds"].keys() == set(phases)
-    assert all(seconds >= 0 for seconds in record["seconds"].values())
-    assert record["seconds"]["training"] > 0
     assert record["seeds"] == {"seed": 13}
     assert record["truncation"]["train"]["examples"] == RECORDS["train"]
     assert record["truncation"]["train"]["inputs_truncated"] > 0
     assert record["training"]["steps"] == record["training"]["planned_steps"] == 6
     assert record["training"]["dev_f1"].keys() == {"6"}
-    assert record["gate"].keys() == set(ALL_TERMS)
-    assert all(norm > 0 for norm in record["gate"].values())
     assert record["encoder"]["width"] == 16
     assert record["bank"]["examples"] == RECORDS["train"]
     assert record["corpus"]["sizes"] == RECORDS
@@ -102,20 +90,7 @@ def test_the_record_says_what_ran_and_on_what(finished: Shown) -> None:
 
 
 def test_every_weighted_term_has_a_gradient_in_every_gradient_step(finished: Shown) -> None:
-    with (finished.path / "step_metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == step_metric_columns(ALL_TERMS)
-    assert len(rows) == 6
-    for number, row in enumerate(rows):
-        for name in ALL_TERMS:
-            assert float(row[f"weight_{name}"]) > 0
-            cell = row[f"grad_norm_{name}"]
-            if number % 2:
-                assert cell == ""
-            else:
-                assert math.isfinite(float(cell)) and float(cell) > 0
-        assert (row["grad_cos_semantic_contrastive"] == "") == bool(number % 2)
-        assert all(cell != "" for name, cell in row.items() if not name.startswith(("grad_norm_", "grad_cos_")))
+    assert_every_term_has_a_gradient(finished.path, steps=6, every=2)
 
 
 def test_beta_and_the_contrastive_weight_are_seen_in_the_log(finished: Shown) -> None:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from distillctl import cli
-from distillctl.core.config import dump_yaml
+from distillctl.core.config import Config, dump_yaml
 from distillctl.core.data.records import read_jsonl
 from distillctl.core.distillation import cross_entropy_only, how_to_go_on, models_taught, teach
 from distillctl.core.errors import DataError, RunError, UsageError
 from distillctl.core.losses.term import LossBatch, StudentOutputs
-from distillctl.core.materials import load_models, new_teacher, open_data
+from distillctl.core.materials import Models, load_models, new_teacher, open_data
+from distillctl.core.models.frozen import store_in_bf16
 from distillctl.core.models.loading import load_seq2seq, save_model, weights_fingerprint
 from distillctl.core.planning.plan import plan
 from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir import RunDirectory
-from distillctl.core.training.loop import Trainer
+from distillctl.core.training.loop import Trainer, TrainingResult
 from distillctl.core.training.terms import make_objective
 from tests.runs import EPOCHS, Notes, StopAt, ctrl_c, kill, record, student_bytes
 from tests.runs import run_config as run
@@ -113,6 +116,48 @@ def test_bad_input_leaves_an_older_run_as_it_was(
     with pytest.raises(kind):
         run(tiny.config(tmp_path, setting), overwrite=True)
     assert file_bytes(tmp_path) == before
+
+
+# --- memory ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["live", "cached"])
+def test_a_teacher_is_kept_while_somebody_runs_it(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    made: list[weakref.ref[torch.nn.Module]] = []
+    alive: list[bool] = []
+    original = Trainer.train
+
+    def load(config: Config) -> Models:
+        models = load_models(config)
+        made.append(weakref.ref(models.teacher))
+        return models
+
+    def train(self: Trainer, *given: Any) -> TrainingResult:
+        alive.append(made[0]() is not None)
+        return original(self, *given)
+
+    monkeypatch.setattr("distillctl.core.distillation.load_models", load)
+    monkeypatch.setattr(Trainer, "train", train)
+    run(tiny.config(tmp_path / "run", f"teacher.mode={mode}", "teacher.top_k=8", "training.max_steps=1"))
+    assert alive == [mode == "live"]
+
+
+def test_frozen_models_in_bf16_teach_the_same_student(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("training.bf16=true", "training.max_steps=2")
+    halved: list[torch.nn.Module] = []
+    monkeypatch.setattr(
+        "distillctl.core.materials.store_in_bf16", lambda model: (halved.append(model), store_in_bf16(model))
+    )
+    run(tiny.config(tmp_path / "halved", *settings))
+    assert len(halved) == 2  # teacher and encoder
+    assert torch.bfloat16 in {weights.dtype for weights in halved[0].parameters()}
+    monkeypatch.setattr("distillctl.core.materials.store_in_bf16", lambda model: None)
+    run(tiny.config(tmp_path / "whole", *settings))
+    assert student_bytes(tmp_path / "halved") == student_bytes(tmp_path / "whole")
 
 
 # --- models ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from distillctl.core.errors import DataError, RunError, UsageError
 from distillctl.core.models.hub import check_hub_name
 from distillctl.core.models.portable import make_tokenizer_portable
+from distillctl.core.models.special_tokens import spelled_out
 
 EMBEDDED = "embedded"
 MOST_LAYERS, WIDEST = 1_000, 2**24
@@ -33,6 +34,10 @@ WEIGHT_FILES = (
 )
 _WEIGHT_FILE = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
 _UNSAFE_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_CONVERT = (
+    "pytorch_model.bin, which can run code when loaded. Convert it once, outside distillctl, with "
+    "from_pretrained(NAME).save_pretrained(DIRECTORY, safe_serialization=True): the README's section CodeT5+ says how"
+)
 # One of these says what the tokenizer is; without any, transformers makes up an empty one of the model's family.
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -82,6 +87,8 @@ def _not_loadable(name: str, role: str, error: Exception) -> UsageError | DataEr
                 f"{role} {name!r}: {reason}. If you trust it, allow the code of one commit of it: --trust-remote-code "
                 "ROLE=COMMIT (teacher, encoder or student; 40 hex digits)"
             )
+    if "safetensors" in str(error) and not Path(model_path(name)).is_dir():
+        return UsageError(f"{role} {name!r}: the hub has no safetensors of it at hand, only {_CONVERT}")
     if Path(model_path(name)).is_dir():
         return DataError(f"{role} {name!r}: a file in this directory is damaged or does not fit the others: {reason}")
     return UsageError(
@@ -121,10 +128,7 @@ def _check_name(
         )
     if needs_weights and not any((directory / file).is_file() for file in WEIGHT_FILES):
         if any((directory / file).is_file() for file in _UNSAFE_WEIGHTS):
-            raise UsageError(
-                f"{role} {name!r}: holds no safetensors but pytorch_model.bin, which can run code when loaded. "
-                "Convert it with save_pretrained(..., safe_serialization=True)"
-            )
+            raise UsageError(f"{role} {name!r}: holds no safetensors but {_CONVERT}")
         raise UsageError(f"{role} {name!r}: the directory holds no model.safetensors")
     if needs_weights:
         _check_weight_index(directory, f"{role} {name!r}")
@@ -187,7 +191,9 @@ def load_tokenizer(name: str, role: str = "tokenizer", trusted_revision: str | N
     _check_tokenizer_file(name, role)
     try:
         with quiet_transformers(), _BareErrors(f"{role} {name!r}"):
-            return AutoTokenizer.from_pretrained(model_path(name), **_trust(trusted_revision))
+            path = model_path(name)
+            tokens = spelled_out(path, trusted_revision)
+            return AutoTokenizer.from_pretrained(path, **_trust(trusted_revision), **tokens)
     except _LOADING_ERRORS as error:
         raise _not_loadable(name, role, error) from error
 

@@ -9,7 +9,7 @@ NEW_CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
 def make_tokenizer_portable(directory: Path) -> None:
-    """Rewrites a saved tokenizer so that transformers 4.41 to 5 load it alike; others are left as they are.
+    """Rewrites a saved fast tokenizer so that transformers 4.41 to 5 load it alike.
 
     transformers 5 names a class that 4 does not know, and a list that 4.47 and later take for a mapping; the
     tokenizers library since 0.20 writes merges as pairs, which 0.19 (of transformers 4.41) refuses. The older
@@ -19,16 +19,15 @@ def make_tokenizer_portable(directory: Path) -> None:
     if not config_file.is_file() or not tokenizer_file.is_file():
         return
     config = json.loads(config_file.read_text(encoding="utf-8"))
-    if config.get("tokenizer_class") not in (NEW_CLASS, OLD_CLASS):
-        return
-    config["tokenizer_class"] = OLD_CLASS
+    if config.get("tokenizer_class") in (NEW_CLASS, OLD_CLASS):
+        config["tokenizer_class"] = OLD_CLASS
+        # Else the old class also makes token_type_ids, which encoder-decoder models refuse in generate().
+        config.setdefault("model_input_names", ["input_ids", "attention_mask"])
     # Of what version 5 adds, paths and flags of the moment of loading do not belong into a file.
     for name in ("backend", "is_local", "local_files_only"):
         config.pop(name, None)
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
-    # Else the old class also makes token_type_ids, which encoder-decoder models refuse in generate().
-    config.setdefault("model_input_names", ["input_ids", "attention_mask"])
     config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _join_merges(tokenizer_file)
 

@@ -24,6 +24,16 @@ from distillctl.core.progress import Reporter
 VOCABULARY = 32_100
 STUDENT: dict[str, Any] = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
 TEACHER: dict[str, Any] = {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16}
+FAMILY: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "d_kv": 64,
+    "feed_forward_proj": "relu",
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 0,
+}
+"""What all sizes of CodeT5+ up to 770M have in common, as their config.json has it; the embeddings are tied."""
 ENCODER: dict[str, Any] = {
     "vocab_size": 50_265,
     "hidden_size": 768,
@@ -32,10 +42,13 @@ ENCODER: dict[str, Any] = {
     "intermediate_size": 3072,
     "max_position_embeddings": 514,
     "type_vocab_size": 1,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
 }
 BATCHES = 4
 """Distinct batches, taken again and again: every one costs the same, and each example is captured from the teacher."""
-_PADDING, _END, _FIRST = 0, 2, 4
+_END, _FIRST = FAMILY["eos_token_id"], 4
 
 
 def codet5p_models(reporter: Reporter) -> tuple[Models, FrozenEncoder]:
@@ -43,24 +56,13 @@ def codet5p_models(reporter: Reporter) -> tuple[Models, FrozenEncoder]:
     with reporter.task("building 220M, 770M and 125M with random weights"):
         student = T5ForConditionalGeneration(_t5(STUDENT))
         teacher = freeze(T5ForConditionalGeneration(_t5(TEACHER)))
-        encoder = RobertaModel(RobertaConfig(pad_token_id=1, **ENCODER), add_pooling_layer=False)
+        encoder = RobertaModel(RobertaConfig(**ENCODER), add_pooling_layer=False)
         table = encoder.get_input_embeddings().weight[:VOCABULARY].clone()
     return Models(student, _tokenizer(), teacher, VOCABULARY), FrozenEncoder(encoder, table)
 
 
 def _t5(shape: dict[str, Any]) -> T5Config:
-    rest: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "d_kv": 64,
-        "num_decoder_layers": shape["num_layers"],
-        "feed_forward_proj": "relu",
-        "tie_word_embeddings": True,
-        "dropout_rate": 0.0,
-        "pad_token_id": _PADDING,
-        "eos_token_id": _END,
-        "decoder_start_token_id": _PADDING,
-    }
-    return T5Config(**shape, **rest)
+    return T5Config(**FAMILY, **shape, num_decoder_layers=shape["num_layers"], dropout_rate=0.0)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
