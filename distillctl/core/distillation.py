@@ -32,6 +32,7 @@ from distillctl.core.materials import (
     new_teacher,
     open_data,
     with_bank,
+    with_facts,
     with_teacher_cache,
 )
 from distillctl.core.models.loading import (
@@ -128,7 +129,9 @@ def _start(config: Config, overwrite: bool, resume: bool) -> tuple[Accelerator, 
 
 
 def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume: bool = False) -> dict[str, object]:
-    """What ``distil`` would do, by name: everything is loaded and checked, nothing is written but the corpus cache.
+    """What ``distil`` would do, by name: everything is loaded and checked.
+
+    Nothing is written but what is cached of the corpus and of the vocabularies.
 
     Of several processes one is enough: the others have nothing to say.
     """
@@ -140,7 +143,7 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     data = open_data(config, reporter)
     models = load_models(config)
     encoded = encode_data(config, data, models.tokenizer, reporter)
-    guides, made = make_guides(config, models, encoded.train, torch.device("cpu"))  # for what it refuses, too
+    guides, made = make_guides(config, models, encoded.train, torch.device("cpu"), reporter)  # for what it refuses, too
     openers = {
         "teacher cache": cache_opener(config, guides, models, encoded.train),
         "embedding bank": bank_opener(config, guides, models, encoded.train),
@@ -156,6 +159,8 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     for role, model in (("student", models.student), ("teacher", models.teacher)):
         if model is not None:
             facts[f"{role} parameters"] = f"{sum(p.numel() for p in model.parameters()):,}"
+    if "encoder" in made:
+        facts["encoder"] = f"{config.encoder.model}: {made['encoder']['summary']}"
     if "critical_tokens" in made:
         facts["critical tokens"] = made["critical_tokens"]["summary"]
     return facts | {name: opener.outlook() for name, opener in openers.items() if opener is not None}
@@ -201,7 +206,7 @@ def _run(
     models.student.to(device)
     if models.teacher is not None:
         models.teacher.to(device)
-    guides, facts = make_guides(config, models, encoded.train, device)
+    guides, facts = make_guides(config, models, encoded.train, device, reporter)
     if config.teacher.mode == "cached":
         with clock.phase("teacher cache"):
             guides, cached = with_teacher_cache(
@@ -210,7 +215,7 @@ def _run(
             facts |= cached
     with clock.phase("bank"):
         guides, bank = with_bank(config, guides, models, encoded.train, reporter, processes)
-    facts |= bank
+    facts = with_facts(facts, bank)
     data_fingerprint = fingerprint(encoded.train.records)
     checkpoint = _checkpoint(config, data_fingerprint, processes.count) if resume else None
     # Everything that is read has been by now, and bad input refused: from here on the main process writes files.

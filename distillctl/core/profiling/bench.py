@@ -102,7 +102,7 @@ def open_bench(configs: Sequence[Config], shape: ShapeName, folder: Path, report
     if not active & ENCODER_TERMS:
         encoder = None
     elif encoder is None:
-        encoder, _ = frozen_encoder(config, models.teacher, models.tokenizer, logit_width(models.student))
+        encoder, _ = frozen_encoder(config, models.teacher, models.tokenizer, logit_width(models.student), reporter)
     bank = None
     if encoder is not None:
         own = config.with_section("encoder", cache_dir=str(folder / "bank"))
