@@ -35,7 +35,7 @@ from distillctl.core.models.loading import (
     weights_fingerprint,
 )
 from distillctl.core.models.student import draw_weights, embedded_shape, make_student, with_layers
-from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
+from distillctl.core.models.vocabulary import logit_width, shared_vocabulary, special_ids
 from distillctl.core.processes import ALONE, Processes
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.capture import Autocast
@@ -418,11 +418,6 @@ def _student(config: Config, teacher: Any | None, default_tokenizer: Any) -> tup
     if settings.model == EMBEDDED:
         return student, default_tokenizer
     return student, load_tokenizer(settings.model, "student", settings.trusted_revision)
-
-
-def logit_width(model: Any) -> int:
-    """Number of logits of a model: its vocabulary with padding."""
-    return int(model.get_output_embeddings().weight.shape[0])
 
 
 def new_teacher(config: Config, data: Data, reporter: Reporter) -> Models:

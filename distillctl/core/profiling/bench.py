@@ -23,11 +23,11 @@ from distillctl.core.materials import (
     encode_data,
     frozen_encoder,
     load_models,
-    logit_width,
     open_data,
     with_bank,
     with_teacher_cache,
 )
+from distillctl.core.models.vocabulary import logit_width
 from distillctl.core.profiling.codet5p import codet5p_models, random_examples
 from distillctl.core.profiling.request import ShapeName
 from distillctl.core.progress import Reporter, Task
