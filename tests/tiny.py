@@ -144,7 +144,7 @@ def make_trainer(config: Config, score_dev: Callable[[Any], float] | None = None
     data = open_data(config, SilentReporter())
     models = load_models(config)
     encoded = encode_data(config, data, models.tokenizer, SilentReporter())
-    guides, _ = make_guides(config, models, encoded.train, accelerator.device)
+    guides, _ = make_guides(config, models, encoded.train, accelerator.device, SilentReporter())
     guides, _ = with_teacher_cache(config, guides, models, encoded.train, SilentReporter(), accelerator.autocast)
     guides, _ = with_bank(config, guides, models, encoded.train, SilentReporter())
     return Trainer(

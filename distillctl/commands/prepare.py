@@ -72,7 +72,7 @@ def _prepare(config: Config, output: str | None, verify: bool, several: bool) ->
             return
         facts = prepare_caches(config, corpus, reporter, teacher=teacher, capture=not verify)
         if "bank" in facts:
-            reporter.show_facts("Embedding bank", _bank_rows(facts["bank"]))
+            reporter.show_facts("Embedding bank", _bank_rows(facts["bank"], facts["encoder"]))
         if "teacher_cache" in facts:
             reporter.show_facts("Teacher cache", _cache_rows(facts["teacher_cache"]))
 
@@ -172,8 +172,9 @@ def _cache_rows(facts: Mapping[str, Any]) -> dict[str, object]:
     return rows | {"live teacher": live}
 
 
-def _bank_rows(facts: Mapping[str, Any]) -> dict[str, str]:
+def _bank_rows(facts: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str, str]:
     """What an embedding bank is of, holds and costs, in the order in which one would ask."""
+    error = encoder.get("alignment")
     return {
         "directory": facts["directory"],
         "encoder": f"{facts['encoder'][:16]}, {facts['width']:,} wide, computed in {facts['precision']}",
@@ -183,6 +184,8 @@ def _bank_rows(facts: Mapping[str, Any]) -> dict[str, str]:
         "bytes per token": f"{facts['bytes_per_token']:,.1f}",
         "size": f"{facts['bytes'] / 2**20:,.1f} MiB",
         "live encoder": f"states differ by {facts['difference_from_live']:.1e} of their norm at most",
+        "vocabulary": encoder["summary"],
+        **({"alignment": error["summary"]} if error else {}),
     }
 
 

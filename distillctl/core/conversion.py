@@ -12,7 +12,8 @@ from distillctl.core.data.encoding import Example
 from distillctl.core.data.records import Record
 from distillctl.core.data.trident import TridentFile, lines_with_logits, read_logits
 from distillctl.core.errors import DataError
-from distillctl.core.materials import load_models, logit_width, make_encoder
+from distillctl.core.materials import load_models, make_encoder
+from distillctl.core.models.vocabulary import logit_width
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.cache_format import cache_path
 from distillctl.core.teacher.converted import ConvertedCacheOpener, cache_to_fill, converted_identity, fill
@@ -37,7 +38,8 @@ def convert_logits(config: Config, file: TridentFile, train: list[Record], repor
     """
     models = load_models(config)
     assert models.teacher is not None and models.shared_vocabulary is not None
-    widths, vocabulary = {logit_width(models.student), logit_width(models.teacher)}, models.shared_vocabulary
+    vocabulary = models.shared_vocabulary
+    widths = {logit_width(models.student), logit_width(models.teacher), vocabulary}
     example_of = _examples_by_line(config, models.tokenizer, file, train)
     if not example_of:
         raise DataError(f"{file.path}: no training record has logits (splits are by file: a hash of project/path)")

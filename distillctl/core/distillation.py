@@ -32,6 +32,7 @@ from distillctl.core.materials import (
     open_data,
     trim_frozen_models,
     with_bank,
+    with_facts,
     with_teacher_cache,
 )
 from distillctl.core.models.loading import (
@@ -176,7 +177,7 @@ def _run(
     models.student.to(device)
     if models.teacher is not None:
         models.teacher.to(device)
-    guides, facts = make_guides(config, models, encoded.train, device)
+    guides, facts = make_guides(config, models, encoded.train, device, reporter)
     if config.teacher.mode == "cached":
         with clock.phase("teacher cache"):
             guides, cached = with_teacher_cache(
@@ -185,7 +186,7 @@ def _run(
             facts |= cached
     with clock.phase("bank"):
         guides, bank = with_bank(config, guides, models, encoded.train, reporter, processes)
-    facts |= bank
+    facts = with_facts(facts, bank)
     data_fingerprint = fingerprint(encoded.train.records)
     checkpoint = checkpoint_to_resume(config, data_fingerprint, processes.count) if resume else None
     # Everything that is read has been by now, and bad input refused: from here on the main process writes files.

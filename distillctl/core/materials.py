@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -16,17 +16,20 @@ from distillctl.core.data.encoding import Encoded, Encoder
 from distillctl.core.data.records import Record
 from distillctl.core.data.selection import fixed_sample, main_language, training_sample
 from distillctl.core.data.tokenizer import train_tokenizer
-from distillctl.core.encoder.alignment import align_vocabulary
+from distillctl.core.encoder.alignment import VocabularyMap
+from distillctl.core.encoder.alignment_error import alignment_error
+from distillctl.core.encoder.bank import EmbeddingBank
 from distillctl.core.encoder.frozen import FrozenEncoder, teacher_encoder
+from distillctl.core.encoder.map_file import open_map
 from distillctl.core.encoder.opening import BankOpener
 from distillctl.core.encoder.stored import BankIdentity
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.losses.critical import CriticalTokens
+from distillctl.core.models.encoders import input_embeddings, load_encoder
 from distillctl.core.models.frozen import store_in_bf16
 from distillctl.core.models.loading import (
     EMBEDDED,
     freeze,
-    load_encoder,
     load_seq2seq,
     load_tokenizer,
     tensors_fingerprint,
@@ -34,7 +37,7 @@ from distillctl.core.models.loading import (
     weights_fingerprint,
 )
 from distillctl.core.models.student import draw_weights, embedded_shape, make_student, with_layers
-from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
+from distillctl.core.models.vocabulary import logit_width, shared_vocabulary, special_ids
 from distillctl.core.processes import ALONE, Processes
 from distillctl.core.progress import Reporter
 from distillctl.core.teacher.capture import Autocast
@@ -44,6 +47,9 @@ from distillctl.core.teacher.opening import CacheOpener
 from distillctl.core.training.accelerator import resolve_precision, start_together
 from distillctl.core.training.step_inputs import Guides
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
+
+MISSING_SHOWN = 20
+"""Tokens without counterpart that run.json names, those that the targets use most first."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,9 @@ def encode_data(config: Config, data: Data, tokenizer: Any, reporter: Reporter) 
     return EncodedData(parts[1], parts[2], parts[3])
 
 
-def make_guides(config: Config, models: Models, train: Encoded, device: torch.device) -> tuple[Guides, dict[str, Any]]:
+def make_guides(
+    config: Config, models: Models, train: Encoded, device: torch.device, reporter: Reporter
+) -> tuple[Guides, dict[str, Any]]:
     """What the active terms need beside the gold tokens, but for the bank; and facts about it for run.json."""
     active = set(config.objective.active_terms)
     facts: dict[str, Any] = {}
@@ -136,9 +144,16 @@ def make_guides(config: Config, models: Models, train: Encoded, device: torch.de
     live = LiveTeacher(teacher.to(device)) if teacher is not None and active & TEACHER_TERMS else None
     encoder = None
     if active & ENCODER_TERMS:
-        encoder, coverage = frozen_encoder(config, teacher, models.tokenizer, logit_width(models.student))
+        width = logit_width(models.student)
+        encoder, vocabulary = frozen_encoder(config, teacher, models.tokenizer, width, reporter)
         encoder.to(device)
-        facts["encoder"] = {"model": config.encoder.model, "width": encoder.width, "vocabulary": coverage}
+        facts["encoder"] = {
+            "model": config.encoder.model,
+            "width": encoder.width,
+            **vocabulary_facts(vocabulary, models.tokenizer, train),
+        }
+        if not vocabulary.identical:
+            reporter.note(f"encoder {config.encoder.model}: {facts['encoder']['summary']}")
     critical = critical_tokens(config, models.tokenizer, train)
     if critical is not None:
         found = critical.coverage(example.labels for example in train.examples)
@@ -148,6 +163,25 @@ def make_guides(config: Config, models: Models, train: Encoded, device: torch.de
             **found.to_dict(),
         }
     return Guides(live, encoder, None, critical), facts
+
+
+def vocabulary_facts(vocabulary: VocabularyMap, tokenizer: Any, train: Encoded) -> dict[str, Any]:
+    """How the student's tokens found their place in the encoder's vocabulary, and the run's target tokens in it."""
+    labels = torch.tensor([label for example in train.examples for label in example.labels])
+    uses = torch.bincount(labels, minlength=len(vocabulary))
+    lost = vocabulary.without_counterpart()
+    by_use = lost[uses[lost].argsort(descending=True, stable=True)][:MISSING_SHOWN].tolist()
+    of_all, of_targets = vocabulary.coverage(), vocabulary.coverage(uses)
+    same = "the student's own vocabulary"
+    return {
+        "same_vocabulary": vocabulary.identical,
+        "student_tokens": of_all.to_dict(),
+        "target_tokens": of_targets.to_dict(),
+        "without_counterpart": tokenizer.convert_ids_to_tokens(by_use),
+        "summary": same
+        if vocabulary.identical
+        else f"of {of_all.total:,} student tokens {of_all}; of {of_targets.total:,} target tokens {of_targets}",
+    }
 
 
 def critical_tokens(config: Config, tokenizer: Any, train: Encoded) -> CriticalTokens | None:
@@ -248,12 +282,46 @@ def with_bank(
     reporter: Reporter,
     processes: Processes = ALONE,
 ) -> tuple[Guides, dict[str, Any]]:
-    """The guides with a bank of the golds, captured where it is not there; and facts about it."""
-    opener = bank_opener(config, guides, models, train, processes)
-    if opener is None:
-        return guides, {}
-    bank, facts = opener.open(reporter)
-    return replace(guides, bank=bank), {"bank": facts}
+    """The guides with a bank of the golds, captured where it is not there; and facts about it and the encoder."""
+    bank, facts = open_bank(config, guides, models, train, reporter, processes)
+    return replace(guides, bank=bank), facts
+
+
+def open_bank(
+    config: Config,
+    guides: Guides,
+    models: Models,
+    train: Encoded,
+    reporter: Reporter,
+    processes: Processes = ALONE,
+    *,
+    capture: bool = True,
+) -> tuple[EmbeddingBank | None, dict[str, Any]]:
+    """The bank of the golds, None where no term reads one; and facts: ``bank``, ``encoder``.
+
+    An encoder that has a vocabulary of its own is asked how much is lost by reading the student's.
+    """
+    opener, encoder = bank_opener(config, guides, models, train, processes), guides.encoder
+    if opener is None or encoder is None:
+        return None, {}
+    bank, facts = opener.open(reporter, capture=capture)
+    if encoder.own_tokenizer is None:
+        return bank, {"bank": facts}
+
+    def measure() -> dict[str, Any] | None:
+        with reporter.task("reading golds with the encoder's own tokenizer"):
+            found = alignment_error(encoder, bank, models.tokenizer, train.examples)
+        return None if found is None else asdict(found) | {"summary": str(found)}
+
+    error = processes.share(measure)
+    if error is not None:
+        reporter.note(f"encoder {config.encoder.model}: {error['summary']}")
+    return bank, {"bank": facts, "encoder": {"alignment": error}}
+
+
+def with_facts(facts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Facts by subject and name, and more of them."""
+    return facts | {subject: facts.get(subject, {}) | values for subject, values in more.items()}
 
 
 def prepare_caches(
@@ -261,7 +329,8 @@ def prepare_caches(
 ) -> dict[str, dict[str, Any]]:
     """Captures, or only checks, what a training with this configuration reads from disk; facts about each by name.
 
-    The embedding bank where an active term looks through the encoder, and the teacher cache.
+    The embedding bank where an active term looks through the encoder (``bank``, ``encoder``), and the teacher cache
+    (``teacher_cache``).
 
     Args:
         config, corpus, reporter: as in a training.
@@ -290,11 +359,8 @@ def prepare_caches(
     models.student.to(accelerator.device)
     train = make_encoder(config, models.tokenizer).encode(records)
     reporter.note(f"train: {train.summary()}")
-    guides, _ = make_guides(config, models, train, accelerator.device)
-    facts: dict[str, dict[str, Any]] = {}
-    bank = bank_opener(config, guides, models, train, processes)
-    if bank is not None:
-        facts["bank"] = bank.open(reporter, capture=capture)[1]
+    guides, facts = make_guides(config, models, train, accelerator.device, reporter)
+    facts = with_facts(facts, open_bank(config, guides, models, train, reporter, processes, capture=capture)[1])
     cache = cache_opener(config, guides, models, train, accelerator.autocast, processes) if teacher else None
     if cache is not None:
         facts["teacher_cache"] = cache.open(reporter, capture=capture)[1]
@@ -302,9 +368,14 @@ def prepare_caches(
 
 
 def frozen_encoder(
-    config: Config, teacher: Any | None, tokenizer: Any, student_width: int
-) -> tuple[FrozenEncoder, str]:
-    """The configured encoder behind a table of the student's tokens, and how they found their place in it."""
+    config: Config, teacher: Any | None, tokenizer: Any, student_width: int, reporter: Reporter
+) -> tuple[FrozenEncoder, VocabularyMap]:
+    """The configured encoder behind a table of the student's tokens, and how they found their place in it.
+
+    Raises:
+        UsageError: the encoder's name leads nowhere, or it cannot read targets of the configured length.
+        DataError: it is damaged, is none, or has another tokenizer than weights.
+    """
     name = config.encoder.model
     model: Any
     if name == "teacher":
@@ -315,10 +386,16 @@ def frozen_encoder(
     else:
         revision = config.encoder.trusted_revision
         model, encoder_tokenizer = load_encoder(name, revision), load_tokenizer(name, "encoder", revision)
-    table, coverage = align_vocabulary(
-        tokenizer, encoder_tokenizer, model.get_input_embeddings().weight, rows=student_width
-    )
-    return FrozenEncoder(model, table), str(coverage)
+    vocabulary = open_map(tokenizer, encoder_tokenizer, reporter)
+    table = vocabulary.table(input_embeddings(model), rows=student_width)
+    encoder = FrozenEncoder(model, table, None if vocabulary.identical else encoder_tokenizer)
+    longest, asked = encoder.longest, config.data.max_target_length
+    if longest is not None and asked > longest:
+        raise UsageError(
+            f"data.max_target_length={asked}: the encoder {name!r} reads {longest} tokens at most. Lower it, or name "
+            "another encoder"
+        )
+    return encoder, vocabulary
 
 
 @dataclass(frozen=True)
@@ -358,11 +435,6 @@ def _student(config: Config, teacher: Any | None, default_tokenizer: Any) -> tup
     if settings.model == EMBEDDED:
         return student, default_tokenizer
     return student, load_tokenizer(settings.model, "student", settings.trusted_revision)
-
-
-def logit_width(model: Any) -> int:
-    """Number of logits of a model: its vocabulary with padding."""
-    return int(model.get_output_embeddings().weight.shape[0])
 
 
 def new_teacher(config: Config, data: Data, reporter: Reporter) -> Models:

@@ -180,7 +180,7 @@ def test_vocabularies_may_be_padded_differently(tiny: Tiny, tmp_path: Path) -> N
     both = tiny.config(
         tmp_path / "both", f"student.model={student}", f"teacher.model={teacher}", "training.max_steps=1"
     )
-    assert load_models(both).shared_vocabulary == 448
+    assert load_models(both).shared_vocabulary == len(tiny.tokenizer)  # padding means nothing, whoever has it
     assert run(both).run.step_metrics()[0]["loss_jsd"]
 
 

@@ -119,7 +119,7 @@ class Encoder:
         if not texts:
             return []
         if self.tokenizer.is_fast:
-            return _fast_ids(self.tokenizer.backend_tokenizer, texts, split_special)
+            return fast_ids(self.tokenizer.backend_tokenizer, texts, split_special)
         # verbose=False: no "longer than the maximum" warning, the truncation is ours
         ids: list[list[int]] = self.tokenizer(
             list(texts), add_special_tokens=False, split_special_tokens=split_special, verbose=False
@@ -182,8 +182,14 @@ class Encoder:
         return self._mask_ids[mask]
 
 
-def _fast_ids(backend: Any, texts: Sequence[str], split_special: bool) -> list[list[int]]:
-    """Ids by the tokenizers library itself: ``split_special_tokens`` of fast tokenizers is newer than 4.41."""
+def fast_ids(backend: Any, texts: Sequence[str], split_special: bool) -> list[list[int]]:
+    """Ids by the tokenizers library itself: ``split_special_tokens`` of fast tokenizers is newer than 4.41.
+
+    Args:
+        backend: of a fast tokenizer.
+        texts: to be cut; nothing is put around them.
+        split_special: a text that looks like a special token stays text.
+    """
     before = backend.encode_special_tokens
     backend.no_truncation()
     backend.no_padding()

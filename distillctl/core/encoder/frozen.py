@@ -61,20 +61,28 @@ class FrozenEncoder(nn.Module):
 
     Args:
         encoder: returns ``last_hidden_state`` for ``inputs_embeds`` and ``attention_mask``.
-        table: [V,D] from :func:`distillctl.core.encoder.alignment.align_vocabulary`.
+        table: [V,D'] from :meth:`distillctl.core.encoder.alignment.VocabularyMap.table`; D' is D but for encoders that
+            widen their embeddings themselves (ALBERT, ELECTRA).
+        own_tokenizer: the encoder's, where it is not the student's.
     """
 
     table: Tensor
 
-    def __init__(self, encoder: nn.Module, table: Tensor) -> None:
+    def __init__(self, encoder: nn.Module, table: Tensor, own_tokenizer: Any = None) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False).eval()
+        self.own_tokenizer = own_tokenizer
         self.register_buffer("table", table.detach(), persistent=False)
 
     @property
     def width(self) -> int:
         """D, the width of a state."""
-        return self.table.shape[-1]
+        return int(getattr(getattr(self.encoder, "config", None), "hidden_size", self.table.shape[-1]))
+
+    @property
+    def longest(self) -> int | None:
+        """Most tokens that the encoder can read at once; None where nothing limits it (T5)."""
+        return longest_input(self.encoder)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode: dropout in the encoder would make gold states depend on the draw."""
@@ -96,10 +104,21 @@ class FrozenEncoder(nn.Module):
         # let it look at its blanked positions, whose states are zeroed below.
         attention = (mask | ~mask.any(dim=1, keepdim=True)).long()
         output = self.encoder(inputs_embeds=embeddings.masked_fill(hidden, 0.0), attention_mask=attention)
-        states: Tensor = output.last_hidden_state
-        if states.dtype in (torch.float16, torch.bfloat16):
-            states = states.float()
-        return states.masked_fill(hidden, 0.0)
+        return _in_float32(output.last_hidden_state).masked_fill(hidden, 0.0)
+
+    @torch.no_grad()
+    def natural_states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """States of tokens of the encoder's own vocabulary, as it reads them without any table.
+
+        Args:
+            ids: [B,T] int64, of ``own_tokenizer``.
+            mask: [B,T] bool, True at valid positions, one a row at least.
+
+        Returns:
+            [B,T,D] float32, 0 at masked positions.
+        """
+        output = self.encoder(input_ids=ids, attention_mask=mask.long())
+        return _in_float32(output.last_hidden_state).masked_fill(~mask.unsqueeze(-1), 0.0)
 
     @torch.no_grad()
     def gold_states(self, labels: Tensor) -> Tensor:
@@ -146,9 +165,26 @@ class FrozenEncoder(nn.Module):
         else:
             embeddings = straight_through_embedding(logits, self.table)
         if places is not None:
-            blank = embeddings.new_zeros(mask.numel(), self.width)
+            blank = embeddings.new_zeros(mask.numel(), embeddings.shape[-1])
             embeddings = blank.index_copy(0, places, embeddings).unflatten(0, mask.shape)
         return self.states_from_embeddings(embeddings, mask)
+
+
+def _in_float32(states: Tensor) -> Tensor:
+    return states.float() if states.dtype in (torch.float16, torch.bfloat16) else states
+
+
+def longest_input(encoder: nn.Module) -> int | None:
+    """Most tokens that an encoder with learned positions can read at once; None of one without.
+
+    RoBERTa counts positions from behind its padding id: 514 of them read 512 tokens.
+    """
+    for name, module in encoder.named_modules():
+        if name.endswith(("position_embeddings", "embed_positions")) and isinstance(module, nn.Embedding):
+            offset = getattr(module, "offset", None)  # of BART
+            first = offset if offset is not None else 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - int(first)
+    return None
 
 
 def teacher_encoder(teacher: Any) -> nn.Module:

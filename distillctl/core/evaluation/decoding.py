@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distillctl.core.errors import DataError
+from distillctl.core.models.vocabulary import padded_ids
 
 # Greedy decoding goes in stages of this many tokens: most assertions end in the first, and only the rows that
 # have not ended pay for the next. Rows that go on are batched anew.
@@ -84,7 +85,8 @@ def decode_groups(
 
     Groups whose indices are all in ``done`` are passed over, the others decoded in the same batches as ever:
     a caller that stores whole groups ends with the same texts whether or not it was interrupted. Special
-    tokens and ``<extra_id_i>`` are left out of the texts, nothing else is altered. The model's generation
+    tokens and ``<extra_id_i>`` are left out of the texts, nothing else is altered; ids that are no token of the
+    tokenizer (a padded vocabulary) are never written. The model's generation
     config is not consulted and stays as it is; its modules run in eval mode and get their modes back between
     groups. ``device`` is where the inputs go (default: where the model is). ``model`` is the plain model, not
     a DDP wrapper. Raises DataError for an empty input or missing special ids.
@@ -204,7 +206,9 @@ def _generation_config(
     start = _first_id(model.config, model.generation_config, name="decoder_start_token_id")
     end = _first_id(model.config, tokenizer, name="eos_token_id")
     pad = _first_id(model.config, tokenizer, name="pad_token_id")
+    never = sorted(set(padded_ids(model, tokenizer)) - {*end, pad[0]})
     config: GenerationConfig = cast(Any, GenerationConfig)(
+        suppress_tokens=never or None,
         decoder_start_token_id=start[0],
         eos_token_id=end,
         pad_token_id=pad[0],

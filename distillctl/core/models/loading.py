@@ -16,7 +16,7 @@ import huggingface_hub.errors
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from distillctl.core.errors import DataError, RunError, UsageError
@@ -226,17 +226,11 @@ def load_seq2seq(name: str, role: str, trusted_revision: str | None = None) -> A
             f"{role} {name!r} is a {config.model_type} model, not an encoder-decoder. "
             "distillctl distils encoder-decoder models such as CodeT5+ 220M and 770M"
         )
-    return _load(AutoModelForSeq2SeqLM, name, role, trusted_revision)
+    return load_weights(AutoModelForSeq2SeqLM, name, role, trusted_revision)
 
 
-def load_encoder(name: str, trusted_revision: str | None = None) -> Any:
-    """A frozen encoder by name (e.g. CodeBERT): the encoder stack of the model, in float32."""
-    config = load_config(name, "encoder", trusted_revision)
-    model = _load(AutoModel, name, "encoder", trusted_revision)
-    return model.get_encoder() if getattr(config, "is_encoder_decoder", False) else model
-
-
-def _load(factory: Any, name: str, role: str, trusted_revision: str | None) -> Any:
+def load_weights(factory: Any, name: str, role: str, trusted_revision: str | None) -> Any:
+    """A model in float32 by one of transformers' Auto classes: from safetensors, and none of its tensors missing."""
     _check_name(name, role, needs_weights=True, revision=trusted_revision)
     try:
         with quiet_transformers():

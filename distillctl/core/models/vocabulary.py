@@ -1,4 +1,4 @@
-"""Do teacher and student mean the same tokens by the same ids?"""
+"""Do teacher and student mean the same tokens by the same ids? And which ids mean none?"""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ SHOWN = 5
 
 
 def shared_vocabulary(student: Any, teacher: Any, student_width: int, teacher_width: int) -> int:
-    """Number of leading ids at which the two models' logits mean the same tokens.
+    """Number of leading ids at which the two models' logits mean the same tokens: those of the tokenizer.
 
     Widths (number of logits) may differ by padding, as long as every id that either tokenizer knows is the same in
-    both. Raises DataError naming the first differing ids.
+    both. Padding is not shared even where both have it: it means nothing, and a teacher that was widened after its
+    training may give it any mass, which the student would learn. Raises DataError naming the first differing ids.
     """
     ours = {index: token for token, index in student.get_vocab().items()}
     theirs = {index: token for token, index in teacher.get_vocab().items()}
@@ -31,7 +32,18 @@ def shared_vocabulary(student: Any, teacher: Any, student_width: int, teacher_wi
     for role, width in (("student", student_width), ("teacher", teacher_width)):
         if width < highest:
             raise DataError(f"the {role} has {width:,} logits for a tokenizer of {highest:,} ids: a wrong tokenizer")
-    return min(student_width, teacher_width)
+    return highest
+
+
+def logit_width(model: Any) -> int:
+    """Number of logits of a model: its vocabulary with padding."""
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
+def padded_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Ids that a model has logits for and its tokenizer does not know: no token, and never to be written."""
+    known = set(tokenizer.get_vocab().values())
+    return [index for index in range(logit_width(model)) if index not in known]
 
 
 def special_ids(model: Any, role: str) -> tuple[int, int]:

@@ -61,7 +61,8 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     """What ``distil`` would do. Where the weights of all models are here, they are loaded and checked as it would.
 
     Else at most their configurations and a tokenizer are fetched, and figures come from their shapes. Nothing is
-    written but the corpus cache. Of several processes one is enough: the others have nothing to say.
+    written but what is cached of the corpus and of the vocabularies. Of several processes one is enough: the others have
+    nothing to say.
 
     Raises:
         DistillError: whatever ``distil`` would be refused for; but not for models that are still to be downloaded.
@@ -95,7 +96,7 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
         golds=[example.labels for example in encoded.train.examples],
     )
     if models is not None:
-        known = _with_loaded(known, models, found.facts)
+        known = _with_loaded(known, models, found.facts, reporter)
     parts = {"train": encoded.train, "dev": encoded.dev, config.evaluation.split: encoded.final}
     found.tables["Tokens"] = token_table({name: part for name, part in parts.items() if part.records}, counted_by)
     found.tables["Models"] = source_table(_shown(config, sources), _parameters(known.shapes))
@@ -159,13 +160,15 @@ def _facts(config: Config, data: Data, encoded: EncodedData, steps: StepPlan, ra
 # --- models that are here ---------------------------------------------------------------------------------------------
 
 
-def _with_loaded(known: Known, models: Models, facts: dict[str, object]) -> Known:
+def _with_loaded(known: Known, models: Models, facts: dict[str, object], reporter: Reporter) -> Known:
     """What loading the models adds, and refuses; facts get what is known of them."""
     config, train = known.config, known.encoded.train
-    guides, made = make_guides(config, models, train, torch.device("cpu"))
+    guides, made = make_guides(config, models, train, torch.device("cpu"), reporter)
     for role, model in (("student", models.student), ("teacher", models.teacher)):
         if model is not None:
             facts[f"{role} parameters"] = f"{sum(p.numel() for p in model.parameters()):,}"
+    if "encoder" in made:
+        facts["encoder"] = f"{config.encoder.model}: {made['encoder']['summary']}"
     if "critical_tokens" in made:
         facts["critical tokens"] = made["critical_tokens"]["summary"]
     cache, bank = cache_opener(config, guides, models, train), bank_opener(config, guides, models, train)

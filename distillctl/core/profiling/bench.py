@@ -23,11 +23,11 @@ from distillctl.core.materials import (
     encode_data,
     frozen_encoder,
     load_models,
-    logit_width,
     open_data,
     with_bank,
     with_teacher_cache,
 )
+from distillctl.core.models.vocabulary import logit_width
 from distillctl.core.profiling.codet5p import codet5p_models, random_examples
 from distillctl.core.profiling.request import ShapeName
 from distillctl.core.progress import Reporter, Task
@@ -102,7 +102,7 @@ def open_bench(configs: Sequence[Config], shape: ShapeName, folder: Path, report
     if not active & ENCODER_TERMS:
         encoder = None
     elif encoder is None:
-        encoder, _ = frozen_encoder(config, models.teacher, models.tokenizer, logit_width(models.student))
+        encoder, _ = frozen_encoder(config, models.teacher, models.tokenizer, logit_width(models.student), reporter)
     bank = None
     if encoder is not None:
         own = config.with_section("encoder", cache_dir=str(folder / "bank"))

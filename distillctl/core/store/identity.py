@@ -5,10 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+
+
+def name_of(parts: Mapping[str, Any]) -> str:
+    """16 hex digits that stand for all parts of an identity."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Identity(ABC):
     @property
     def name(self) -> str:
         """16 hex digits that stand for all of it: the name of the directory where none was chosen."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return name_of(asdict(self))
 
     def differences(self, found: dict[str, Any]) -> list[str]:
         """In words, what a directory was made of and this run does not want."""

@@ -23,7 +23,7 @@ from distillctl.core.errors import DataError
 from distillctl.core.evaluation.corpus_sums import COLUMNS, f1
 from distillctl.core.evaluation.significance import cluster_sums
 from distillctl.core.materials import load_models
-from distillctl.core.models.loading import load_encoder
+from distillctl.core.models.encoders import load_encoder
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.sweep.plan import SPLIT, Sweep, Trial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 from dataclasses import dataclass
@@ -117,6 +118,28 @@ def test_batched_equals_one_by_one_in_order(
     assert decode(model, tokenizer, examples, max_new_tokens=12, tokens_per_batch=200) == expected
     mappings = [{"input_ids": ids} for ids in inputs]
     assert decode(model, tokenizer, mappings, max_new_tokens=12, batch_size=1) == expected
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_ids_that_are_no_token_are_never_written(
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, beams: int
+) -> None:
+    """The logits beyond the tokenizer were never trained: here they would win every time, and nothing be written."""
+    wide = copy.deepcopy(model)
+    wide.lm_head.weight = torch.nn.Parameter(wide.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        hidden = wide(
+            input_ids=torch.tensor([[9, 8, 1]]), decoder_input_ids=torch.tensor([[0]]), output_hidden_states=True
+        )
+        wide.lm_head.weight[len(tokenizer) :] = 100 * hidden.decoder_hidden_states[-1][0, 0]
+    examples = [Example([9, 8, 1])]
+    assert greedy(wide, [9, 8, 1], 1, -1)[0] >= len(tokenizer)
+    (text,) = decode(wide, tokenizer, examples, num_beams=beams, max_new_tokens=6)
+    assert text  # and nothing that is no token would be left of an id that is none
+    if beams == 1:
+        narrow = copy.deepcopy(wide)
+        narrow.lm_head.weight = torch.nn.Parameter(wide.lm_head.weight[: len(tokenizer)].detach().clone())
+        assert [text] == decode(narrow, tokenizer, examples, max_new_tokens=6)
 
 
 def test_beam_search_does_not_depend_on_batches(

@@ -11,8 +11,9 @@ from scipy.spatial.distance import jensenshannon
 from torch.testing import assert_close
 
 from distillctl.core.errors import DataError, RunError, UsageError
+from distillctl.core.losses.focal import FocalTerm
 from distillctl.core.losses.jsd import JsdTerm, jsd_per_token, jsd_top_k, tail_bound
-from distillctl.core.losses.term import TeacherTop
+from distillctl.core.losses.term import StudentOutputs, TeacherTop
 from tests import naive
 from tests.asserts import (
     assert_all_masked_is_differentiable_zero,
@@ -116,6 +117,21 @@ def test_shared_vocab_cuts_both_explicitly() -> None:
         JsdTerm()(world.outputs(), padded)
     with pytest.raises(DataError, match="at most 11"):
         JsdTerm(shared_vocab=12)(world.outputs(), padded)
+
+
+def test_nothing_is_learnt_of_padding_whatever_the_teacher_thinks_of_it() -> None:
+    """A teacher widened after its training may give ids that are no token most of its mass."""
+    world = make_world()
+    extra = torch.full((*world.logits.shape[:2], 4), 9.0).double()
+    padded = replace(world.batch, teacher_logits=torch.cat([teacher_of(world), extra], dim=-1))
+    logits = torch.cat([world.logits, torch.zeros_like(extra)], dim=-1).requires_grad_(True)
+    jsd = JsdTerm(shared_vocab=VOCAB)(StudentOutputs(logits), padded)
+    assert_close(jsd.sum, JsdTerm()(world.outputs(), world.batch).sum)
+    (gradient,) = torch.autograd.grad(jsd.sum, logits)
+    assert (gradient[..., VOCAB:] == 0).all()
+    # focal, over all logits, is what keeps the student from ever writing one: descent lowers them.
+    (gradient,) = torch.autograd.grad(FocalTerm()(StudentOutputs(logits), padded).sum, logits)
+    assert (gradient[..., VOCAB:][padded.valid] > 0).all()
 
 
 def test_shared_properties() -> None:

@@ -18,8 +18,6 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     GPT2Config,
     GPT2LMHeadModel,
-    RobertaConfig,
-    RobertaForMaskedLM,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -29,7 +27,6 @@ from distillctl.core.models.loading import (
     embedded_teacher_path,
     freeze,
     load_config,
-    load_encoder,
     load_seq2seq,
     load_tokenizer,
     model_path,
@@ -104,22 +101,6 @@ def test_half_precision_weights_are_read_as_float32(copy: Callable[[Edit], str],
         tiny_teacher(tiny.tokenizer).bfloat16().save_pretrained(path)
 
     assert {p.dtype for p in load_seq2seq(copy(edit), "teacher").parameters()} == {torch.float32}
-
-
-def test_an_encoder_is_a_models_encoder_stack(tiny: Tiny, tmp_path: Path) -> None:
-    stack = load_encoder(str(tiny.teacher))
-    assert distance(weights_of(stack), weights_of(tiny_teacher(tiny.tokenizer).encoder)) == 0
-    shape: dict[str, Any] = {
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "hidden_size": 8,
-        "intermediate_size": 16,
-    }
-    masked = RobertaForMaskedLM(RobertaConfig(vocab_size=30, **shape))
-    masked.save_pretrained(tmp_path / "roberta")
-    # It has no pooler, and none is needed.
-    found = weights_of(load_encoder(str(tmp_path / "roberta")))
-    assert torch.equal(found["embeddings.word_embeddings.weight"], masked.roberta.embeddings.word_embeddings.weight)
 
 
 def test_the_embedded_teacher_lies_in_the_package() -> None:

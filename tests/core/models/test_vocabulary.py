@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from distillctl.core.errors import DataError
-from distillctl.core.models.vocabulary import shared_vocabulary, special_ids
+from distillctl.core.models.vocabulary import logit_width, padded_ids, shared_vocabulary, special_ids
+from tests.tiny import Tiny, tiny_teacher
 
 
 class Words:
@@ -21,11 +22,17 @@ class Words:
         return dict(self._vocab)
 
 
-def test_equal_vocabularies_share_all_ids_and_padding_is_cut() -> None:
+@pytest.mark.parametrize("widths", [(3, 3), (3, 64), (64, 3), (8, 5), (64, 64)])
+def test_equal_vocabularies_share_their_tokens_and_padding_is_cut(widths: tuple[int, int]) -> None:
     words = Words("<pad>", "a", "b")
-    assert shared_vocabulary(words, words, 3, 3) == 3
-    assert shared_vocabulary(words, words, 8, 5) == 5
-    assert shared_vocabulary(words, words, 3, 64) == 3
+    assert shared_vocabulary(words, words, *widths) == 3
+
+
+def test_padding_is_what_the_tokenizer_does_not_know(tiny: Tiny) -> None:
+    size = len(tiny.tokenizer)
+    assert padded_ids(tiny_teacher(tiny.tokenizer), tiny.tokenizer) == []
+    wide = tiny_teacher(tiny.tokenizer, vocab_size=size + 3)
+    assert (logit_width(wide), padded_ids(wide, tiny.tokenizer)) == (size + 3, [size, size + 1, size + 2])
 
 
 def test_the_first_differing_ids_are_shown() -> None:
