@@ -61,8 +61,8 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     """What ``distil`` would do. Where the weights of all models are here, they are loaded and checked as it would.
 
     Else at most their configurations and a tokenizer are fetched, and figures come from their shapes. Nothing is
-    written but what is cached of the corpus and of the vocabularies. Of several processes one is enough: the others have
-    nothing to say.
+    written but what is cached of the corpus and of the vocabularies. Of several processes one is enough: the others
+    have nothing to say.
 
     Raises:
         DistillError: whatever ``distil`` would be refused for; but not for models that are still to be downloaded.
