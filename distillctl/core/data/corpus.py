@@ -35,9 +35,10 @@ class Corpus:
     def records(self, split: Split) -> list[Record]:
         """All records of a split, in a fixed order. Raises DataError when there is none."""
         if not self.sizes[split]:
+            without = ", or leave it out with --set evaluation.on_epoch_end=false" if split == "dev" else ""
             raise DataError(
                 f"{self.identity}: the {split} split has no records (splits are by file: "
-                "a hash of project/path). Add records from more files"
+                f"a hash of project/path). Add records from more files{without}"
             )
         return self._load(split)
 
