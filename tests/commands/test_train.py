@@ -168,7 +168,7 @@ def test_the_plan_of_models_that_are_out_of_reach_says_what_it_can(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     argv = ["train", "--config", "codet5p", "--data", str(tiny.corpus), "--device", "cpu"]
     argv += ["--set", "training.bf16=false", "--output-dir", str(tmp_path / "run")]
-    monkeypatch.setattr("distillctl.core.planning.estimates.measure_throughput", lambda *args: Throughput(1e12, 0, "x"))
+    monkeypatch.setattr("distillctl.core.planning.forecast.measure_throughput", lambda *args: Throughput(1e12, 0, "x"))
     assert cli.run([*argv, "--dry-run"]) == 0
     out = capsys.readouterr().out
     for title in ("Plan (nothing was written)", "Tokens", "Models", "Memory of one process", "Time"):

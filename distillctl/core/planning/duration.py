@@ -19,7 +19,7 @@ from distillctl.core.planning.throughput import Throughput
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
 
 TRAINING, CAPTURE, BANK, SCORING = "training", "teacher cache", "embedding bank", "scoring"
-RANGES = {TRAINING: (0.7, 1.4), CAPTURE: (0.5, 1.5), BANK: (0.5, 2.0), SCORING: (0.5, 4.0)}
+RANGES = {TRAINING: (0.7, 1.4), CAPTURE: (0.6, 1.8), BANK: (0.5, 2.0), SCORING: (0.5, 4.0)}
 """What a phase may take, as multiples of its estimate: decoding token by token is far from a training's throughput."""
 
 

@@ -22,7 +22,7 @@ from distillctl.core.planning.estimate import (
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
 
 FROZEN_BYTES = FLOAT32
-"""Of a parameter of the teacher and the encoder, as they are loaded."""
+"""Of a parameter of the teacher and the encoder, as they are held while training."""
 CUDA_CONTEXT = 2**30
 """Kernels and workspaces, beside what torch's allocator counts."""
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)

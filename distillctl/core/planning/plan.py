@@ -11,9 +11,9 @@ import torch
 
 from distillctl.core.analysis.document import Table
 from distillctl.core.config.schema import SHAPED_INITS, Config
+from distillctl.core.data.encoding import Example
 from distillctl.core.data.records import fingerprint
 from distillctl.core.distillation import checkpoint_to_resume, inputs_of
-from distillctl.core.encoder.opening import BankOpener
 from distillctl.core.materials import (
     Data,
     EncodedData,
@@ -28,7 +28,9 @@ from distillctl.core.materials import (
 from distillctl.core.models.loading import EMBEDDED, load_tokenizer
 from distillctl.core.models.student import shaped_config
 from distillctl.core.planning.duration import Shapes
-from distillctl.core.planning.estimates import Known, estimates
+from distillctl.core.planning.estimate import Micro, forward_flops
+from distillctl.core.planning.forecast import Known, forecast
+from distillctl.core.planning.lengths import Lengths
 from distillctl.core.planning.memory import process_bytes
 from distillctl.core.planning.shapes import encoder_shape, sequence_shape
 from distillctl.core.planning.sources import Source, all_here, find_sources
@@ -36,10 +38,15 @@ from distillctl.core.planning.tables import source_table, token_table
 from distillctl.core.processes import launched
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory
+from distillctl.core.teacher.choice import SAMPLED_TOKENS
+from distillctl.core.teacher.opening import CacheOpener
 from distillctl.core.training.accelerator import resolve_precision, training_device
 from distillctl.core.training.batches import StepPlan
 from distillctl.core.training.step_inputs import plan_steps
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
+
+LONG_WORK = 5e12
+"""Floating-point operations that a dry run does not spend on a teacher: a minute or two of one CPU core."""
 
 
 @dataclass
@@ -100,7 +107,7 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     parts = {"train": encoded.train, "dev": encoded.dev, config.evaluation.split: encoded.final}
     found.tables["Tokens"] = token_table({name: part for name, part in parts.items() if part.records}, counted_by)
     found.tables["Models"] = source_table(_shown(config, sources), _parameters(known.shapes))
-    found.tables |= estimates(known, reporter, found.notes)
+    found.tables |= forecast(known, reporter, found.notes)
     found.notes += _remarks(list(sources.values()))
     return found
 
@@ -172,15 +179,27 @@ def _with_loaded(known: Known, models: Models, facts: dict[str, object], reporte
     if "critical_tokens" in made:
         facts["critical tokens"] = made["critical_tokens"]["summary"]
     cache, bank = cache_opener(config, guides, models, train), bank_opener(config, guides, models, train)
-    for name, opener in (("teacher cache", cache), ("embedding bank", bank)):
-        if opener is not None:
-            facts[name] = opener.outlook()
-    return replace(
-        known,
-        student=models.student.config,
-        to_capture=() if cache is None else tuple(cache.missing()),
-        golds=bank.missing() if isinstance(bank, BankOpener) else [],
-    )
+    to_capture: Sequence[Example] = ()
+    if isinstance(cache, CacheOpener) and _is_long_work(known):
+        facts["teacher cache"] = "not looked at: its k is measured with the teacher, which is large"
+        to_capture = known.to_capture
+    elif cache is not None:
+        facts["teacher cache"], to_capture = cache.outlook(), cache.missing()
+    if bank is not None:
+        facts["embedding bank"] = bank.outlook()
+    golds: Sequence[Sequence[int]] = [] if bank is None else bank.missing()
+    return replace(known, student=models.student.config, to_capture=to_capture, golds=golds)
+
+
+def _is_long_work(known: Known) -> bool:
+    """Would choosing the number of ids that a teacher cache keeps take minutes? It runs the teacher on a sample."""
+    if known.shapes is None or known.shapes.teacher is None:
+        return False
+    train = known.encoded.train.examples
+    source = Lengths.of([example.input_ids for example in train]).mean
+    target = Lengths.of([example.labels for example in train]).mean
+    sample = Micro(max(1, round(SAMPLED_TOKENS / target)), round(source), max(1, round(target)), SAMPLED_TOKENS)
+    return forward_flops(known.shapes.teacher, sample) > LONG_WORK
 
 
 # --- models that are not ----------------------------------------------------------------------------------------------

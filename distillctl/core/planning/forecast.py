@@ -64,7 +64,7 @@ class Known:
     golds: Sequence[Sequence[int]]
 
 
-def estimates(known: Known, reporter: Reporter, notes: list[str]) -> dict[str, Table]:
+def forecast(known: Known, reporter: Reporter, notes: list[str]) -> dict[str, Table]:
     """The tables of memory and time; a line in ``notes`` where the shapes are not known."""
     if known.shapes is None or known.student is None:
         notes.append("memory and time are not estimated: the student's shape is not known here")
