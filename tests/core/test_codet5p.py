@@ -20,9 +20,10 @@ from distillctl.core.config import load_config
 from distillctl.core.data.encoding import Encoder
 from distillctl.core.data.records import write_jsonl
 from distillctl.core.data.source_files import read_source
-from distillctl.core.encoder.alignment import align_vocabulary
+from distillctl.core.encoder.alignment import align_vocabularies
 from distillctl.core.materials import load_models
-from distillctl.core.models.loading import load_encoder, load_seq2seq, load_tokenizer, save_model
+from distillctl.core.models.encoders import load_encoder
+from distillctl.core.models.loading import load_seq2seq, load_tokenizer, save_model
 from distillctl.core.profiling.codet5p import ENCODER, TEACHER, VOCABULARY
 from tests import codet5p
 from tests.codet5p import ENCODER_FILES, ENCODER_MERGES, MERGES, SENTINELS, T5_FILES, Bpe, Checkpoints
@@ -185,11 +186,12 @@ def test_two_vocabularies_are_aligned(made: Checkpoints) -> None:
     models = load_models(config)
     assert models.shared_vocabulary == len(models.tokenizer)
     encoder = load_encoder(str(made.encoder))
-    table, coverage = align_vocabulary(
-        models.tokenizer, load_tokenizer(str(made.encoder)), encoder.get_input_embeddings().weight
-    )
-    assert table.shape == (len(models.tokenizer), 768)
-    assert coverage.exact > 256 and coverage.pieces > 100
+    found = align_vocabularies(models.tokenizer, load_tokenizer(str(made.encoder)))
+    assert found.table(encoder.get_input_embeddings().weight).shape == (len(models.tokenizer), 768)
+    coverage = found.coverage()
+    assert coverage.exact > 256
+    assert coverage.by_pieces > 100
+    assert coverage.none == 100  # <extra_id_*>: CodeBERT has nothing of the kind
 
 
 # --- distilling -----------------------------------------------------------------------------------------------
