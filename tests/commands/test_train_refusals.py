@@ -106,9 +106,18 @@ def wide(tiny: Tiny, path: Path) -> None:
     save_model(tiny_teacher(tiny.tokenizer, width=24), tiny.tokenizer, path)
 
 
+def padded(tiny: Tiny, path: Path) -> None:
+    """A vocabulary with room behind it, and a token in that room that the other does not know."""
+    save_model(tiny_teacher(tiny.tokenizer, vocab_size=len(tiny.tokenizer) + 64), tiny.tokenizer, path)
+    content = json.loads((path / "tokenizer.json").read_text())
+    content["model"]["vocab"]["surprise"] = len(tiny.tokenizer) + 3
+    (path / "tokenizer.json").write_text(json.dumps(content))
+
+
 BadModel = Callable[[Tiny, Path], None]
 BAD_MODELS: dict[str, tuple[BadModel, str, int, str]] = {
     "other ids": (other_ids, "--student", 3, "use different token ids (2 differ; 50: "),
+    "padded, with another token": (padded, "--student", 3, "use different token ids (1 differ"),
     "pickled": (pickled, "--teacher", 2, "holds no safetensors but pytorch_model.bin, which can run code when loaded"),
     "no config": (no_config, "--teacher", 2, "holds no config.json, so it is no model directory"),
     "half a file": (half, "--student", 3, "is damaged or does not fit the others"),
@@ -127,6 +136,13 @@ def test_a_bad_model_is_one_clear_error(
     assert cli.run([*tiny.argv("train", tmp_path / "run"), option, str(tmp_path / "model")]) == code
     assert_one_error(capsys, words)
     assert not (tmp_path / "run").exists()
+
+
+def test_room_behind_a_vocabulary_is_no_difference(tiny: Tiny, tmp_path: Path) -> None:
+    wider = tiny_teacher(tiny.tokenizer, vocab_size=len(tiny.tokenizer) + 64)
+    save_model(wider, tiny.tokenizer, tmp_path / "model")
+    argv = tiny.argv("train", tmp_path / "run", "training.max_steps=1")
+    assert cli.run([*argv, "--student", str(tmp_path / "model")]) == 0
 
 
 def test_first_differing_ids_are_shown_with_their_tokens(tiny: Tiny, tmp_path: Path, capsys: Err) -> None:

@@ -95,8 +95,11 @@ class Shards:
         return student, make_optimizers()
 
     def _shard(self, student: Any) -> None:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+        try:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+        except ImportError as error:
+            raise UsageError(f"FSDP2 needs PyTorch 2.6 or later. Found {torch.__version__}: upgrade") from error
 
         device = self._accelerator.device.type
         options: dict[str, Any] = {
