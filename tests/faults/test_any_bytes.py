@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distillctl.core.data.records import read_jsonl
+from distillctl.core.encoder.stored import BankDirectory, BankIdentity
 from distillctl.core.errors import DistillError
 from distillctl.core.evaluation.prediction_store import PredictionStore
 from distillctl.core.run_dir import RunDirectory, read_json, read_step_metrics
 from distillctl.core.run_dir.manifest import check_sealed
 from distillctl.core.run_dir.step_log import cut_after
 from distillctl.core.run_dir.step_table import read_step_table
+from distillctl.core.store.reader import ShardReader
 from distillctl.core.teacher.cache_format import CacheDirectory, Identity
 from distillctl.core.teacher.cached import CacheReader
 from distillctl.core.training.checkpoints import read_checkpoint
@@ -35,12 +37,19 @@ def read_cache(folder: Path) -> None:
     CacheReader(cache)
 
 
+def read_bank(folder: Path) -> None:
+    bank = BankDirectory(folder, BankIdentity("e" * 64, "t" * 64, "k" * 64, 16, 20, "float32"))
+    bank.check_files()
+    ShardReader(bank)
+
+
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "records": ("any.jsonl", read_jsonl),
     "step metrics": ("any.csv", read_step_metrics),
     "step table": ("any.csv", read_step_table),
     "step metrics, cut": ("any.csv", lambda path: cut_after(path, 3)),
     "teacher cache": ("cache.json", lambda path: read_cache(path.parent)),
+    "embedding bank": ("cache.json", lambda path: read_bank(path.parent)),
     "JSON": ("run.json", read_json),
     "run": ("run.json", lambda path: RunDirectory.open(path.parent).changed_files()),
     "config of a run": ("config.yaml", lambda path: RunDirectory(path.parent).config()),

@@ -19,11 +19,13 @@ from distillctl.core.data.corpus import _read_cache, _write_cache
 from distillctl.core.data.mining import MinedCorpus
 from distillctl.core.data.records import read_jsonl
 from distillctl.core.data.splits import SPLITS
+from distillctl.core.encoder.stored import BankDirectory, BankIdentity
 from distillctl.core.errors import DistillError
 from distillctl.core.evaluation.prediction_store import PredictionStore
 from distillctl.core.models.loading import load_seq2seq, load_tokenizer
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.run_dir.step_table import read_step_table
+from distillctl.core.store.reader import ShardReader
 from distillctl.core.teacher.cache_format import CacheDirectory, Identity
 from distillctl.core.teacher.cached import CacheReader
 from distillctl.core.training.checkpoints import latest_checkpoint
@@ -39,8 +41,10 @@ def world(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with its teacher cache, a corpus cache, stored predictions, a model, records and settings."""
     root = tmp_path_factory.mktemp("world")
     settings = ["training.max_steps=3", "teacher.mode=cached", "teacher.top_k=16", "checkpoints.save_steps=2"]
-    run_config(tiny.config(root / "run", *settings, f"teacher.cache_dir={root / 'cache'}"))
-    (root / "identity.txt").write_text(json.dumps(json.loads((root / "cache/cache.json").read_text())["identity"]))
+    caches = [f"teacher.cache_dir={root / 'cache'}", f"encoder.cache_dir={root / 'bank'}"]
+    run_config(tiny.config(root / "run", *settings, *caches))
+    manifests = {name: json.loads((root / name / "cache.json").read_text())["identity"] for name in ("cache", "bank")}
+    (root / "identities.txt").write_text(json.dumps(manifests))
     records = tiny_records()
     _write_cache(root / "corpus", MinedCorpus(dict.fromkeys(SPLITS, records[:5]), {"tests": 5}, {"numpy": "2"}))
     PredictionStore(root / "store/one.jsonl").add({"a" * 32: "assert x == 1", "b" * 32: "assert y"})
@@ -63,14 +67,21 @@ def read_report(root: Path) -> Any:
 
 
 def read_teacher_cache(root: Path) -> Any:
-    cache = CacheDirectory(root / "cache", identity(root))
+    cache = CacheDirectory(root / "cache", Identity(**identity(root, "cache")))
     cache.check_files()
     return [CacheReader(cache)._reader._entries.tolist(), cache.rows_file(0).read_bytes()]
 
 
-def identity(root: Path) -> Identity:
-    """What the run's cache was made of, noted beside it while it was whole."""
-    return Identity(**json.loads((root / "identity.txt").read_text()))
+def read_bank(root: Path) -> Any:
+    bank = BankDirectory(root / "bank", BankIdentity(**identity(root, "bank")))
+    bank.check_files()
+    return [ShardReader(bank)._entries.tolist(), bank.rows_file(0).read_bytes()]
+
+
+def identity(root: Path, name: str) -> dict[str, Any]:
+    """What a store of the run was made of, noted beside it while it was whole."""
+    values: dict[str, Any] = json.loads((root / "identities.txt").read_text())[name]
+    return values
 
 
 def read_corpus_cache(root: Path) -> Any:
@@ -88,6 +99,7 @@ READERS: dict[str, tuple[str, Read]] = {
     ),
     "step table": ("run/step_metrics.csv", lambda root: RunDirectory.open(root / "run").changed_files()),
     "teacher cache": ("cache/*.*", read_teacher_cache),
+    "embedding bank": ("bank/*.*", read_bank),
     "corpus cache": ("corpus/*", read_corpus_cache),
     "prediction store": ("store/*", lambda root: PredictionStore(root / "store/one.jsonl")._texts),
 }

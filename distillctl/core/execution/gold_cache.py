@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from distillctl.core.data.corpus import cache_directory
 from distillctl.core.data.mining import canonical_name, dependency_names, installed_version
 from distillctl.core.data.records import Record
+from distillctl.core.errors import DataError
 from distillctl.core.execution.outcomes import TIMEOUT, Verdict
 from distillctl.core.execution.placing import package_files
 from distillctl.core.execution.session import Limits
@@ -23,7 +25,10 @@ EXECUTION_VERSION = 1
 
 
 class GoldCache:
-    """The verdicts of one package's golds. A timeout is not kept: the machine may have been busy."""
+    """The verdicts of one package's golds. A timeout is not kept: the machine may have been busy.
+
+    A file that is not what was written is forgotten: its golds are run again.
+    """
 
     def __init__(self, project: str, limits: Limits) -> None:
         self._path = (
@@ -31,7 +36,7 @@ class GoldCache:
         )
         self._verdicts: dict[str, Verdict] = {}
         if self._path.is_file():
-            self._verdicts = {key: _verdict(value) for key, value in read_json(self._path).items()}
+            self._verdicts = _read(self._path)
 
     def get(self, record: Record) -> Verdict | None:
         """What is known of a record's gold."""
@@ -45,7 +50,20 @@ class GoldCache:
         self._verdicts |= kept
         self._path.parent.mkdir(parents=True, exist_ok=True)
         values = {key: asdict(verdict) for key, verdict in sorted(self._verdicts.items())}
-        write_atomically(self._path, json.dumps(values))
+        write_atomically(self._path, json.dumps({"verdicts": values, "sha256": _digest(values)}))
+
+
+def _read(path: Path) -> dict[str, Verdict]:
+    with suppress(DataError):
+        written = read_json(path)
+        values = written.get("verdicts")
+        if isinstance(values, dict) and written.get("sha256") == _digest(values):
+            return {key: _verdict(value) for key, value in values.items()}
+    return {}
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _key(record: Record) -> str:
