@@ -45,8 +45,8 @@ from distillctl.core.training.batches import StepPlan
 from distillctl.core.training.step_inputs import plan_steps
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
 
-LONG_WORK = 5e12
-"""Floating-point operations that a dry run does not spend on a teacher: a minute or two of one CPU core."""
+LONG_WORK = 1e12
+"""Floating-point operations that a dry run does not spend on a teacher: half a minute of one CPU core."""
 
 
 @dataclass
