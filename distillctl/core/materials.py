@@ -22,6 +22,7 @@ from distillctl.core.encoder.frozen import FrozenEncoder, teacher_encoder
 from distillctl.core.encoder.map_file import open_map
 from distillctl.core.encoder.opening import BankOpener
 from distillctl.core.encoder.stored import BankIdentity
+from distillctl.core.encoder.vocabulary_report import vocabulary_facts
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.losses.critical import CriticalTokens
 from distillctl.core.models.encoders import input_embeddings, load_encoder
@@ -45,9 +46,6 @@ from distillctl.core.teacher.opening import CacheOpener
 from distillctl.core.training.accelerator import resolve_precision, start_together
 from distillctl.core.training.step_inputs import Guides
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
-
-MISSING_SHOWN = 20
-"""Tokens without counterpart that run.json names, those that the targets use most first."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def make_guides(
         facts["encoder"] = {
             "model": config.encoder.model,
             "width": encoder.width,
-            **vocabulary_facts(vocabulary, models.tokenizer, train),
+            **vocabulary_facts(vocabulary, models.tokenizer, (example.labels for example in train.examples)),
         }
         if not vocabulary.identical:
             reporter.note(f"encoder {config.encoder.model}: {facts['encoder']['summary']}")
@@ -161,25 +159,6 @@ def make_guides(
             **found.to_dict(),
         }
     return Guides(live, encoder, None, critical), facts
-
-
-def vocabulary_facts(vocabulary: VocabularyMap, tokenizer: Any, train: Encoded) -> dict[str, Any]:
-    """How the student's tokens found their place in the encoder's vocabulary, and the run's target tokens in it."""
-    labels = torch.tensor([label for example in train.examples for label in example.labels])
-    uses = torch.bincount(labels, minlength=len(vocabulary))
-    lost = vocabulary.without_counterpart()
-    by_use = lost[uses[lost].argsort(descending=True, stable=True)][:MISSING_SHOWN].tolist()
-    of_all, of_targets = vocabulary.coverage(), vocabulary.coverage(uses)
-    same = "the student's own vocabulary"
-    return {
-        "same_vocabulary": vocabulary.identical,
-        "student_tokens": of_all.to_dict(),
-        "target_tokens": of_targets.to_dict(),
-        "without_counterpart": tokenizer.convert_ids_to_tokens(by_use),
-        "summary": same
-        if vocabulary.identical
-        else f"of {of_all.total:,} student tokens {of_all}; of {of_targets.total:,} target tokens {of_targets}",
-    }
 
 
 def critical_tokens(config: Config, tokenizer: Any, train: Encoded) -> CriticalTokens | None:

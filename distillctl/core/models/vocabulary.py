@@ -28,7 +28,7 @@ def shared_vocabulary(student: Any, teacher: Any, student_width: int, teacher_wi
             f"teacher and student use different token ids ({len(differing):,} differ; {shown}). "
             "A divergence between them would compare unrelated tokens: use models of one tokenizer"
         )
-    highest = max(ours) + 1
+    highest: int = max(ours) + 1
     for role, width in (("student", student_width), ("teacher", teacher_width)):
         if width < highest:
             raise DataError(f"the {role} has {width:,} logits for a tokenizer of {highest:,} ids: a wrong tokenizer")

@@ -80,14 +80,16 @@ def random_inputs(count: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def greedy(model: T5ForConditionalGeneration, ids: list[int], limit: int, end: int) -> list[int]:
-    """One example, one token at a time, without cache, padding or generate()."""
+def greedy(
+    model: T5ForConditionalGeneration, ids: list[int], limit: int, end: int, width: int | None = None
+) -> list[int]:
+    """One example, one token at a time, without cache, padding or generate(): of the first ``width`` ids, or of all."""
     training = model.training
     cast(Any, model).eval()
     tokens = [0]
     while len(tokens) <= limit:
         logits = model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([tokens])).logits
-        tokens.append(int(logits[0, -1].argmax()))
+        tokens.append(int(logits[0, -1, :width].argmax()))
         if tokens[-1] == end:
             tokens.pop()
             break
@@ -109,7 +111,7 @@ def test_batched_equals_one_by_one_in_order(
 ) -> None:
     monkeypatch.setattr(decoding, "STAGE_TOKENS", stage)
     inputs = random_inputs(24)
-    rows = [greedy(model, ids, 12, cast(int, model.config.eos_token_id)) for ids in inputs]
+    rows = [greedy(model, ids, 12, cast(int, model.config.eos_token_id), len(tokenizer)) for ids in inputs]
     expected = [plain_text(tokenizer, row) for row in rows]
     # the comparison would say little about rows that are all alike
     assert len(set(expected)) > 8
@@ -124,22 +126,23 @@ def test_batched_equals_one_by_one_in_order(
 def test_ids_that_are_no_token_are_never_written(
     model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, beams: int
 ) -> None:
-    """The logits beyond the tokenizer were never trained: here they would win every time, and nothing be written."""
+    """The logits beyond the tokenizer were never trained: here they win over every token in the first place."""
+    inputs = random_inputs(8)
     wide = copy.deepcopy(model)
-    wide.lm_head.weight = torch.nn.Parameter(wide.lm_head.weight.detach().clone())
+    head = wide.lm_head.weight.detach().clone()
     with torch.no_grad():
-        hidden = wide(
-            input_ids=torch.tensor([[9, 8, 1]]), decoder_input_ids=torch.tensor([[0]]), output_hidden_states=True
+        found = wide(
+            input_ids=torch.tensor(inputs[:1]), decoder_input_ids=torch.tensor([[0]]), output_hidden_states=True
         )
-        wide.lm_head.weight[len(tokenizer) :] = 100 * hidden.decoder_hidden_states[-1][0, 0]
-    examples = [Example([9, 8, 1])]
-    assert greedy(wide, [9, 8, 1], 1, -1)[0] >= len(tokenizer)
-    (text,) = decode(wide, tokenizer, examples, num_beams=beams, max_new_tokens=6)
-    assert text  # and nothing that is no token would be left of an id that is none
+    head[len(tokenizer) :] = 100 * found.decoder_hidden_states[-1][0, 0]
+    wide.lm_head.weight = torch.nn.Parameter(head)
+    assert greedy(wide, inputs[0], 1, -1)[0] >= len(tokenizer)
+    texts = decode(wide, tokenizer, [Example(ids) for ids in inputs], num_beams=beams, max_new_tokens=6)
+    assert any(texts)  # nothing is left of ids that are no token
     if beams == 1:
         narrow = copy.deepcopy(wide)
-        narrow.lm_head.weight = torch.nn.Parameter(wide.lm_head.weight[: len(tokenizer)].detach().clone())
-        assert [text] == decode(narrow, tokenizer, examples, max_new_tokens=6)
+        narrow.lm_head.weight = torch.nn.Parameter(head[: len(tokenizer)].clone())
+        assert texts == decode(narrow, tokenizer, [Example(ids) for ids in inputs], max_new_tokens=6)
 
 
 def test_beam_search_does_not_depend_on_batches(
