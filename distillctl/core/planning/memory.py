@@ -14,6 +14,7 @@ from distillctl.core.planning.estimate import (
     BFLOAT16,
     FLOAT32,
     Micro,
+    Shape,
     activation_bytes,
     logit_bytes,
     optimizer_bytes,
@@ -21,8 +22,6 @@ from distillctl.core.planning.estimate import (
 )
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
 
-FROZEN_BYTES = FLOAT32
-"""Of a parameter of the teacher and the encoder, as they are held while training."""
 CUDA_CONTEXT = 2**30
 """Kernels and workspaces, beside what torch's allocator counts."""
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)
@@ -49,7 +48,7 @@ def memory(config: Config, shapes: Shapes, micro: Micro, *, dropout: bool, recom
 
     Args:
         config: resolved.
-        shapes: of the models. The teacher is held in either mode: it is scored beside the student.
+        shapes: of the models. A teacher that only its cache speaks for is let go before the first step.
         micro: the largest micro-batch.
         dropout: the student has some.
         recompute: gradient checkpointing, whatever the configuration says.
@@ -63,8 +62,9 @@ def memory(config: Config, shapes: Shapes, micro: Micro, *, dropout: bool, recom
         "its gradients": FLOAT32 * student.parameters,
         f"state of {training.optimizer}": optimizer_bytes(student, training.optimizer == "muon"),
     }
-    if shapes.teacher is not None:
-        kept["teacher, float32"] = FROZEN_BYTES * shapes.teacher.parameters
+    precision = "bfloat16" if bf16 else "float32"
+    if live and shapes.teacher is not None:
+        kept[f"teacher, {precision}"] = _frozen_bytes(shapes.teacher, bf16)
     passing = {}
     if bf16:
         passing["student's matrices in bfloat16"] = BFLOAT16 * student.hidden
@@ -73,11 +73,17 @@ def memory(config: Config, shapes: Shapes, micro: Micro, *, dropout: bool, recom
     )
     passing["logits and their gradients"] = logit_bytes(student.vocabulary, micro.tokens, auxiliary=reads, live=live)
     if reads and shapes.encoder is not None:
-        own = 0 if config.encoder.model == "teacher" else shapes.encoder.parameters
-        table = 0 if config.encoder.model == "teacher" else student.vocabulary * shapes.encoder.encoder.width
-        kept["encoder and its table, float32"] = FROZEN_BYTES * (own + table)
+        teachers = config.encoder.model == "teacher"  # and its table is the teacher's embedding
+        own = 0 if teachers and live else _frozen_bytes(shapes.encoder, bf16)
+        table = 0 if teachers else FLOAT32 * student.vocabulary * shapes.encoder.encoder.width
+        kept[f"encoder and its table, {precision}"] = own + table
         passing["encoder's activations"] = reading_bytes(shapes.encoder, micro, bf16=bf16)
     return Memory(kept, passing)
+
+
+def _frozen_bytes(shape: Shape, bf16: bool) -> int:
+    """Of a frozen model while training: under bf16 its layers' matrices are kept in it (``store_in_bf16``)."""
+    return FLOAT32 * shape.parameters - ((FLOAT32 - BFLOAT16) * shape.hidden if bf16 else 0)
 
 
 def _size(micro: Micro) -> str:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from distillctl.core.config import Config, load_config
+from distillctl.core.models.frozen import store_in_bf16
 from distillctl.core.planning.duration import Shapes
 from distillctl.core.planning.estimate import Micro, Shape
 from distillctl.core.planning.memory import (
-    FROZEN_BYTES,
     Memory,
     card_for,
     device_bytes,
@@ -58,10 +58,18 @@ def test_a_trainer_keeps_and_allocates_what_is_estimated(make: Make) -> None:
     assert 0.6 < (sum(found.passing.values()) + gradients) / allocated < 1.6
 
 
-def test_frozen_models_are_loaded_as_wide_as_is_said(make: Make) -> None:
-    trainer = make("run")
-    for model in (trainer.guides.teacher.model, trainer.guides.encoder):
-        assert {p.element_size() for p in model.parameters()} == {FROZEN_BYTES}
+@pytest.mark.parametrize("bf16", [False, True])
+def test_frozen_models_are_held_as_is_said(make: Make, bf16: bool) -> None:
+    trainer = make("run", f"training.bf16={str(bf16).lower()}")
+    model = trainer.guides.teacher.model
+    if bf16:
+        store_in_bf16(model)
+    shape = sequence_shape(model.config)
+    assert shape is not None
+    shapes = Shapes(shape, shape, None)
+    found = memory(trainer.config, shapes, Micro(1, 8, 8, 8), dropout=False, recompute=False)
+    held = sum(parameter.nbytes for parameter in model.parameters())
+    assert found.kept[f"teacher, {'bfloat16' if bf16 else 'float32'}"] == held
 
 
 def test_codet5p_by_part() -> None:
@@ -69,7 +77,9 @@ def test_codet5p_by_part() -> None:
     found = of(load_config(["codet5p"]), micro)
     assert found.kept["student, float32"] == 4 * 222_882_048
     assert found.kept["state of adamw"] == 8 * 222_882_048
-    assert found.kept["teacher, float32"] == 4 * 737_639_424
+    assert not any("teacher" in name for name in found.kept)  # its cache speaks for it
+    live = of(load_config(["codet5p"], ["teacher.mode=live"]), micro).kept["teacher, bfloat16"]
+    assert 2 * 737_639_424 < live < 2.2 * 737_639_424
     assert "activations of 8 x (512 + 128) tokens" in found.passing
     assert found.peak == sum([*found.kept.values(), *found.passing.values()])
     assert of(load_config(["codet5p"]), micro, recompute=False).peak > found.peak + 5 * GIB
@@ -79,8 +89,8 @@ def test_what_no_term_reads_takes_nothing() -> None:
     off = ["objective.semantic.weight=0", "objective.contrastive.weight=0"]
     micro, config = Micro(1, 512, 128, 128), load_config(["codet5p"], off)
     assert not any("encoder" in name for name in {**of(config, micro).kept, **of(config, micro).passing})
-    own = load_config(["codet5p"], ["encoder.model=teacher"])
-    assert of(own, micro).kept["encoder and its table, float32"] == 0
+    own = load_config(["codet5p"], ["encoder.model=teacher", "teacher.mode=live"])
+    assert of(own, micro).kept["encoder and its table, bfloat16"] == 0
 
 
 def test_the_largest_micro_batch_decides() -> None:
