@@ -119,9 +119,9 @@ def _with_size(source: Source, revision: str | None) -> Source:
     safe = sum(size for file, size in sizes.items() if file.endswith(".safetensors"))
     if safe:
         return replace(source, to_fetch=safe)
-    pickled = sum(size for file, size in sizes.items() if re.fullmatch(r"pytorch_model.*\.bin", file))
+    unsafe = sum(size for file, size in sizes.items() if re.fullmatch(r"pytorch_model.*\.bin", file))
     note = "no safetensors in its main branch: they come from the hub's own conversion, if it has one"
-    return replace(source, to_fetch=pickled or None, note=note)
+    return replace(source, to_fetch=unsafe or None, note=note)
 
 
 def all_here(sources: Iterable[Source]) -> bool:
