@@ -10,6 +10,7 @@ where ``--work`` still has it. Several of it may run at once on one machine: eac
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -31,39 +32,50 @@ def main() -> int:
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--hours", type=float, default=float("inf"))
     parser.add_argument("--work", type=Path, default=Path("results/objective-comparison"))
+    parser.add_argument("--runs", type=Path, default=DONE, help="where finished runs are archived")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="to try it out: with --runs")
     parser.add_argument("--commit", action="store_true", help="commit each finished run")
     options = parser.parse_args()
+    if options.set and options.runs == DONE:
+        parser.error("--set makes other runs than this experiment's: give --runs DIR, too")
     end, longest = time.monotonic() + options.hours * 3600, 0.0
-    for arm, seed in missing(options.arms.split(","), options.seeds.split(",")):
+    for arm, seed in missing(options.runs, options.arms.split(","), options.seeds.split(",")):
         if time.monotonic() + longest > end:
             print("no time for another run", flush=True)
             return 0
         started = time.monotonic()
         name = f"{arm}-{seed}"
-        code = train(arm, seed, options.work / name)
+        code = train(arm, seed, options.work / name, options.set)
         if code == IN_USE and (options.work / name / "run.lock").exists():
             continue  # another of this is at it
         if code:
             return code
-        if not (DONE / name).exists():
-            keep(options.work / name, commit=options.commit)
+        if not is_kept(options.runs / name):
+            keep(options.work / name, options.runs, commit=options.commit)
         longest = max(longest, time.monotonic() - started)
     return 0
 
 
-def missing(arms: list[str], seeds: list[str]) -> Iterator[tuple[str, str]]:
+def missing(runs: Path, arms: list[str], seeds: list[str]) -> Iterator[tuple[str, str]]:
     """All arms with the first seed, then with the next; looked up when each one's turn comes."""
     for seed in seeds:
         for arm in arms:
-            if not (DONE / f"{arm}-{seed}" / "run.json").exists():
+            if not is_kept(runs / f"{arm}-{seed}"):
                 yield arm, seed
 
 
-def train(arm: str, seed: str, folder: Path) -> int:
+def is_kept(folder: Path) -> bool:
+    """Whether a run is archived there, whole: run.json says so last."""
+    record = folder / "run.json"
+    return record.exists() and json.loads(record.read_text(encoding="utf-8"))["status"] == "finished"
+
+
+def train(arm: str, seed: str, folder: Path, settings: list[str]) -> int:
     """Trains and scores one run, or goes on with it; the exit code."""
     print(f"{time.strftime('%H:%M:%S')} {folder}", flush=True)
     configs = ["--config", str(HERE / "arms" / f"{arm}.yaml"), "--config", str(HERE / "common.yaml")]
-    command = ["train", *configs, "--seed", seed, "--output-dir", str(folder), *again(folder)]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    command = ["train", *configs, *sets, "--seed", seed, "--output-dir", str(folder), *again(folder)]
     return subprocess.run([sys.executable, "-m", "distillctl", *command], check=False).returncode
 
 
@@ -74,11 +86,13 @@ def again(folder: Path) -> list[str]:
     return ["--overwrite"] if (folder / "run.json").exists() else []
 
 
-def keep(folder: Path, *, commit: bool) -> None:
-    """Archives a run in runs/, and commits it."""
-    subprocess.run([sys.executable, "-m", "distillctl", "archive", str(folder), "-o", str(DONE)], check=True)
+def keep(folder: Path, runs: Path, *, commit: bool) -> None:
+    """Archives a run, and commits it."""
+    # What may be there was cut off on the way.
+    command = ["archive", str(folder), "-o", str(runs), *(["--overwrite"] if (runs / folder.name).exists() else [])]
+    subprocess.run([sys.executable, "-m", "distillctl", *command], check=True)
     if commit:
-        kept = str(DONE / folder.name)
+        kept = str(runs.resolve() / folder.name)
         subprocess.run(["git", "add", kept], cwd=HERE, check=True)
         subprocess.run(["git", "commit", "-q", "-m", f"docs: run {folder.name}", "--", kept], cwd=HERE, check=True)
 
