@@ -14,7 +14,8 @@ OTHERS = 100_000
 
 def main(corpus: str, output: str, own: str) -> None:
     """Keeps the first ``own`` lines, which corpus.py says are the default corpus's, and draws from the rest."""
-    lines = Path(corpus).read_text(encoding="utf-8").splitlines(keepends=True)
+    with Path(corpus).open(encoding="utf-8") as file:
+        lines = file.readlines()
     count = int(own)
     random.seed(25)
     Path(output).write_text("".join([*lines[:count], *random.sample(lines[count:], OTHERS)]), encoding="utf-8")
