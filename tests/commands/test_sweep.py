@@ -186,6 +186,7 @@ def test_a_sweep_of_which_nothing_worked_ends_with_an_error(
     assert not (tmp_path / "sweep/best.yaml").exists()
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_the_trial_goes_on_where_it_was(
     tiny: Tiny, tmp_path: Path, stop_at: StopAt, trained: list[str], capsys: Out
 ) -> None:
@@ -199,6 +200,7 @@ def test_after_ctrl_c_the_trial_goes_on_where_it_was(
     assert "resumed_at" in record(tmp_path / "sweep/trials/1-semantic_loss_scale=3-seed=13")
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_with_what_is_missing(
     tiny: Tiny, tmp_path: Path, trained: list[str], capsys: Out
 ) -> None:

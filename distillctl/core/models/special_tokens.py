@@ -38,6 +38,10 @@ def _find(path: str, revision: str | None) -> Path | None:
     if Path(path).is_dir():
         file = Path(path) / FILE
         return file if file.is_file() else None
+    # What is in the cache is not asked for: where the hub is out of reach, that takes half a minute of retries.
+    cached = huggingface_hub.try_to_load_from_cache(path, FILE, revision=revision)
+    if cached is not None:
+        return Path(cached) if isinstance(cached, str) else None  # else the cache knows that there is none
     try:
         return Path(huggingface_hub.hf_hub_download(path, FILE, revision=revision))
     except EntryNotFoundError:  # also where the hub is out of reach, and the cache has other files of the model alone

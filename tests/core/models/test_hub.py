@@ -77,6 +77,7 @@ def test_a_models_own_code_runs_only_of_the_commit_that_was_allowed(
         raise OSError("enough")
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", look)
+    monkeypatch.setattr("distillctl.core.models.loading.spelled_out", lambda path, revision: {"asked_of": revision})
     for owner in ("AutoConfig", "AutoTokenizer"):
         monkeypatch.setattr(f"distillctl.core.models.loading.{owner}.from_pretrained", load)
     for loader in (load_config, load_tokenizer):
@@ -84,7 +85,8 @@ def test_a_models_own_code_runs_only_of_the_commit_that_was_allowed(
             loader("somebody/model", "teacher", commit)
     trust = {"trust_remote_code": False} if commit is None else {"trust_remote_code": True, "revision": COMMIT}
     code = {} if commit is None else {"code_revision": COMMIT}
-    assert asked == [{"revision": commit}, trust | code] * 2
+    look_first, special_tokens = {"revision": commit}, {"asked_of": commit}
+    assert asked == [look_first, trust | code, look_first, trust | code | special_tokens]
 
 
 def test_a_directory_has_no_commit_to_trust(tmp_path: Path) -> None:

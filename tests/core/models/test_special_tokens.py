@@ -59,3 +59,14 @@ def test_a_hub_model_without_the_file_has_none(kind: type[Exception], monkeypatc
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert spelled_out("some/model") == {}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_the_cache_knows_is_not_asked_for(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / FILE
+    file.write_text(json.dumps({"additional_special_tokens": [{"content": "<m>", "lstrip": True}]}))
+    known = str(file) if there else object()  # of a file that the hub does not have, the cache keeps that
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *call, **more: known)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *call, **more: pytest.fail("asked"))
+    found = spelled_out("somebody/model").get("additional_special_tokens", [])
+    assert [token.content for token in found] == (["<m>"] if there else [])
