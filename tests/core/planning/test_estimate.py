@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import RobertaConfig, RobertaModel
 
@@ -32,6 +33,8 @@ from distillctl.core.training.optimisation import make_optimizers
 from tests.core.planning.models import counted_flops, logits_of, measured_peak, student, t5
 
 MICRO = Micro(examples=3, source=61, target=17, tokens=51)
+# transformers 4.41 holds more of T5's layers at once while it recomputes them (0.84 measured there).
+LEAST = 0.9 if int(transformers.__version__.partition(".")[0]) >= 5 else 0.8
 
 
 def shape_of(name: str) -> Shape:
@@ -123,8 +126,7 @@ def test_activations_are_those_that_are_allocated(
     estimated = activation_bytes(shape, micro, bf16=bf16, dropout=dropout > 0, recompute=recompute)
     estimated += logit_bytes(shape.vocabulary, micro.tokens, auxiliary=False, live=False)
     estimated += BFLOAT16 * shape.hidden if bf16 else 0
-    # transformers 4.41 recomputes T5's layers with more of them held at once: 0.84 measured.
-    assert 0.8 < estimated / measured < 1.34
+    assert LEAST < estimated / measured < 1.34
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
