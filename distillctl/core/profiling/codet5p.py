@@ -98,7 +98,7 @@ def _ids(rng: np.random.Generator, length: int) -> tuple[int, ...]:
 def published_config(name: str) -> Any | None:
     """The configuration of one of the three models by its hub name, without asking the hub; None of any other."""
     if name == "microsoft/codebert-base":
-        return RobertaConfig(**{"pad_token_id": 1} | ENCODER)
+        return RobertaConfig(**ENCODER)
     shape = {"Salesforce/codet5p-770m": TEACHER, "Salesforce/codet5p-220m": STUDENT}.get(name)
     if shape is None:
         return None

@@ -34,7 +34,6 @@ def archive_run(source: RunDirectory, destination: Path, *, overwrite: bool = Fa
         DataError: a file that a report reads is not what was written when the run ended, or lies outside the run.
         RunError: it cannot be written.
     """
-    RunDirectory.check(destination, overwrite=overwrite, inputs=[source.path])
     changed = [name for name in source.changed_files() if not name.startswith("student/")]
     if changed:
         raise DataError(
@@ -42,12 +41,12 @@ def archive_run(source: RunDirectory, destination: Path, *, overwrite: bool = Fa
             "An archive vouches for what it holds: score the run again (distillctl evaluate), or train it again"
         )
     contents = {name: _content(source, name) for name in _kept(source)}
-    target = RunDirectory.create(destination, overwrite=overwrite)
-    for name, content in contents.items():
-        file = target.folder(*Path(name).parent.parts) / Path(name).name
-        if file.suffix in _PACKED:
-            file, content = file.with_name(file.name + SUFFIX), compressed(content)
-        write_atomically(file, content)
+    with RunDirectory.claim(destination, overwrite=overwrite, inputs=[source.path]) as target:
+        for name, content in contents.items():
+            file = target.folder(*Path(name).parent.parts) / Path(name).name
+            if file.suffix in _PACKED:
+                file, content = file.with_name(file.name + SUFFIX), compressed(content)
+            write_atomically(file, content)
     return Archived(target.path, _bytes_in(source.path), _bytes_in(target.path))
 
 
