@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from distillctl.core.store.lock import hold_alone
+
 HERE = Path(__file__).resolve().parent
 DONE = HERE / "runs"
 MAIN = ("trident", "v1", "ancestor", "focal-jsd", "plain-ce")
@@ -93,8 +95,10 @@ def keep(folder: Path, runs: Path, *, commit: bool) -> None:
     subprocess.run([sys.executable, "-m", "distillctl", *command], check=True)
     if commit:
         kept = str(runs.resolve() / folder.name)
-        subprocess.run(["git", "add", kept], cwd=HERE, check=True)
-        subprocess.run(["git", "commit", "-q", "-m", f"docs: run {folder.name}", "--", kept], cwd=HERE, check=True)
+        with Path(__file__).open("rb") as file:  # git lets nobody wait
+            hold_alone(file)
+            subprocess.run(["git", "add", kept], cwd=HERE, check=True)
+            subprocess.run(["git", "commit", "-q", "-m", f"docs: run {folder.name}", "--", kept], cwd=HERE, check=True)
 
 
 if __name__ == "__main__":
