@@ -56,7 +56,7 @@ def test_one_end_of_a_schedule_can_be_changed_alone(tmp_path: Path) -> None:
     path = write(tmp_path, "a.yaml", "objective: {focal: {weight: 0.4}}\n")
     config = load_config([path], ["objective.focal.weight.end=0.1", "objective.jsd.weight.start=0.9"])
     assert (config.objective.focal.weight.start, config.objective.focal.weight.end) == (0.4, 0.1)
-    assert (config.objective.jsd.weight.start, config.objective.jsd.weight.end) == (0.9, 0.2)
+    assert (config.objective.jsd.weight.start, config.objective.jsd.weight.end) == (0.9, 0.5)
 
 
 def test_beta_is_the_semantic_loss_scale(tmp_path: Path) -> None:
@@ -102,8 +102,8 @@ def test_the_defaults_are_the_candidate() -> None:
     assert objective.max_auxiliary_share == 0.3
     weights = {name: (term.weight.start, term.weight.end) for name, term in objective.terms.items()}
     assert weights == {
-        "focal": (0.3, 0.3),
-        "jsd": (0.7, 0.2),
+        "focal": (0.05, 0.05),
+        "jsd": (1.0, 0.5),
         "semantic": (0.05, 0.35),
         "contrastive": (0.1, 0.2),
     }

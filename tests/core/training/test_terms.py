@@ -24,8 +24,8 @@ def test_the_defaults_are_all_four_terms() -> None:
     assert made.names == ("focal", "jsd", "semantic", "contrastive")
     assert made.scales == {"focal": 1.0, "jsd": 1.0, "semantic": 5.0, "contrastive": 1.0}
     assert {name: (s.start, s.end) for name, s in made.schedules.items()} == {
-        "focal": (0.3, 0.3),
-        "jsd": (0.7, 0.2),
+        "focal": (0.05, 0.05),
+        "jsd": (1.0, 0.5),
         "semantic": (0.05, 0.35),
         "contrastive": (0.1, 0.2),
     }
