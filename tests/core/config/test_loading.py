@@ -56,7 +56,7 @@ def test_one_end_of_a_schedule_can_be_changed_alone(tmp_path: Path) -> None:
     path = write(tmp_path, "a.yaml", "objective: {focal: {weight: 0.4}}\n")
     config = load_config([path], ["objective.focal.weight.end=0.1", "objective.jsd.weight.start=0.9"])
     assert (config.objective.focal.weight.start, config.objective.focal.weight.end) == (0.4, 0.1)
-    assert (config.objective.jsd.weight.start, config.objective.jsd.weight.end) == (0.9, 0.5)
+    assert (config.objective.jsd.weight.start, config.objective.jsd.weight.end) == (0.9, 0.7)
 
 
 def test_beta_is_the_semantic_loss_scale(tmp_path: Path) -> None:
@@ -99,11 +99,11 @@ def test_the_defaults_are_the_candidate() -> None:
     assert load_config(["loss-improvements-v1"]) == load_config()
     objective = load_config().objective
     assert objective.semantic_loss_scale == 5.0
-    assert objective.max_auxiliary_share == 0.3
+    assert objective.max_auxiliary_share == 0.1
     weights = {name: (term.weight.start, term.weight.end) for name, term in objective.terms.items()}
     assert weights == {
         "focal": (0.05, 0.05),
-        "jsd": (1.0, 0.5),
+        "jsd": (1.0, 0.7),
         "semantic": (0.05, 0.35),
         "contrastive": (0.1, 0.2),
     }

@@ -36,7 +36,7 @@ def test_a_plan_has_its_tables_and_nothing_to_remark(tiny: Tiny, tmp_path: Path)
     assert cells(found, "Models")["encoder"][0] == "the teacher's own"
     assert cells(found, "Time")["teacher cache"][0] == "48 examples"
     assert found.facts["examples of a step"] == "8 (8 at once x 1)"
-    assert found.facts["weights"] == "focal 0.05, jsd 1 -> 0.5, semantic 0.05 -> 0.35, contrastive 0.1 -> 0.2"
+    assert found.facts["weights"] == "focal 0.05, jsd 1 -> 0.7, semantic 0.05 -> 0.35, contrastive 0.1 -> 0.2"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -25,13 +25,13 @@ def test_the_defaults_are_all_four_terms() -> None:
     assert made.scales == {"focal": 1.0, "jsd": 1.0, "semantic": 5.0, "contrastive": 1.0}
     assert {name: (s.start, s.end) for name, s in made.schedules.items()} == {
         "focal": (0.05, 0.05),
-        "jsd": (1.0, 0.5),
+        "jsd": (1.0, 0.7),
         "semantic": (0.05, 0.35),
         "contrastive": (0.1, 0.2),
     }
     assert made.log_only == frozenset()
     assert made.share_limit is not None
-    assert made.share_limit.share == 0.3
+    assert made.share_limit.share == 0.1
 
 
 def test_settings_arrive_in_their_terms() -> None:
