@@ -122,7 +122,8 @@ class ConsoleReporter:
         caption = f"{found.seconds:.1f} s"
         self.console.print(table(title, ["", *found.scores], [*rows, *unmeasured], caption))
         if EXECUTION in found.metrics:
-            self.console.print(_executions(found.metrics[EXECUTION]))
+            for part in _executions(found.metrics[EXECUTION]):
+                self.console.print(part)
         for name in ("project", "kind"):
             self.console.print(self._breakdown(f"Student by {name}", found.metrics[f"by_{name}"]))
         for file in (METRICS_FILE, PREDICTIONS_FILE):
@@ -166,18 +167,20 @@ class ConsoleReporter:
         self.console.print(table(title, ["", ""], rows))
 
 
-def _executions(facts: Mapping[str, Any]) -> Table:
-    """What running the predictions showed: rates with their intervals, and how each system's predictions ended."""
-    rows = [
-        [
-            name,
-            *(rate_text(found[rate]) for rate in ("pass_rate", "pass_and_can_fail_rate")),
-            *(str(found["counts"][outcome]) for outcome in OUTCOMES),
-        ]
-        for name, found in facts["systems"].items()
-    ]
+def _executions(facts: Mapping[str, Any]) -> tuple[Table, Table]:
+    """What running the predictions showed: rates with their intervals, and how each system's predictions ended.
+
+    Two tables, since one with all of it would break its words in a terminal of 80 columns.
+    """
+    systems = facts["systems"].items()
+    shown = ("pass_rate", "pass_and_can_fail_rate")
+    rates = [[name, *(rate_text(found[rate]) for rate in shown)] for name, found in systems]
+    counts = [[name, *(str(found["counts"][outcome]) for outcome in OUTCOMES)] for name, found in systems]
     title = f"Do the tests pass? {facts['run']:,} samples, points of 100 with 95 % intervals"
-    return table(title, ["", "pass", "pass, can fail", *OUTCOMES], rows, about(facts))
+    return (
+        table(title, ["", "pass", "pass, can fail"], rates),
+        table("How they ended", ["", *OUTCOMES], counts, about(facts), slim=True),
+    )
 
 
 def table(

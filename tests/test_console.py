@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from distillctl.console import READABLE, ConsoleReporter, table
+from distillctl.console import READABLE, ConsoleReporter, _executions, table
 from distillctl.core.analysis.document import Cell, Table
 from distillctl.core.distillation import Outcome
+from distillctl.core.execution.outcomes import OUTCOMES
 from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir import RunDirectory
 
@@ -128,6 +129,18 @@ def test_the_outcome_names_scores_seconds_and_files(tmp_path: Path) -> None:
     assert "1,500 records of validation" in text
     for name in ("student", "step_metrics.csv", "evaluation/validation", "run.json"):
         assert str(tmp_path / "run" / name) in text
+
+
+def test_how_tests_ended_fits_a_terminal_of_80_columns() -> None:
+    rate = {"value": 100.0, "low": 100.0, "high": 100.0}
+    system = {"pass_rate": rate, "pass_and_can_fail_rate": rate, "counts": dict.fromkeys(OUTCOMES, 9999)}
+    facts = {"systems": {"most frequent assertion": system}, "run": 9999, "drawn": 9999, "collected": 9999}
+    facts |= {"excluded": {}, "gold_pass_rate_of_collected": rate, "most_parameter_sets": 3, "timeout_seconds": 10.0}
+    output = io.StringIO()
+    for part in _executions({**facts, "isolation": "Alone"}):
+        Console(file=output, width=80).print(part)
+    assert all(any(outcome in line for line in output.getvalue().splitlines()) for outcome in OUTCOMES)
+    assert "100.0 (100.0 to 100.0) │ 100.0 (100.0 to 100.0) │" in output.getvalue()
 
 
 def test_silence_takes_everything(capsys: pytest.CaptureFixture[str]) -> None:

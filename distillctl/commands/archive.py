@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distillctl.console import ConsoleReporter
-from distillctl.core.errors import DataError, UsageError
+from distillctl.core.errors import UsageError
 
 MIB = 2**20
 
@@ -17,19 +17,15 @@ def run(paths: Sequence[str], *, output: str, overwrite: bool = False, allow_unf
 
     Raises UsageError or DataError (before anything of that run is written), or RunError.
     """
-    from distillctl.core.run_dir import RunDirectory, archive_run
+    from distillctl.core.run_dir import RunDirectory, archive_run, demand_finished
 
     runs = [RunDirectory.open(path) for path in paths]
     twice = [name for name, times in Counter(run.path.name for run in runs).items() if times > 1]
     if twice:
         raise UsageError(f"several runs are called {', '.join(twice)}: archive them to different folders")
     for run in runs:
-        status = run.record().get("status")
-        if status != "finished" and not allow_unfinished:
-            raise DataError(
-                f"{run.path}: did not finish (status {status}). "
-                "Finish it with train --resume, or add --allow-unfinished"
-            )
+        if not allow_unfinished:
+            demand_finished(run.record(), str(run.path))
     reporter = ConsoleReporter()
     with reporter.task("archiving", len(runs)) as task:
         for done, run in enumerate(runs, start=1):

@@ -45,6 +45,6 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "several runs are called a" in text
     code, text = refused(capsys, tmp_path / "half", "-o", out)
     assert code == 3
-    assert "did not finish (status interrupted)" in text
+    assert "did not finish (status interrupted: stopped by the user)" in text
     assert not out.exists()
     assert cli.run(["archive", str(tmp_path / "half"), "-o", str(out), "--allow-unfinished"]) == 0

@@ -13,7 +13,7 @@ from distillctl.core.evaluation.corpus_sums import sample_sums
 from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, PREDICTIONS_FILE, rescore
 from distillctl.core.evaluation.significance import FloatArray
 from distillctl.core.execution.outcomes import EXECUTION, HOW_IT_RAN, is_stored_execution
-from distillctl.core.run_dir import RunDirectory, read_json
+from distillctl.core.run_dir import RunDirectory, demand_finished, read_json
 from distillctl.core.store.compressed import sha256_of_stored
 
 StepRows = Sequence[Mapping[str, float | None]]
@@ -84,12 +84,8 @@ def read_run(path: str, split: str, *, allow_unfinished: bool = False) -> RunDat
     run = RunDirectory.open(path)
     record = run.record()
     _check_provenance(record, run, path)
-    if record["status"] != "finished" and not allow_unfinished:
-        reason = f": {record['reason']}" if record.get("reason") else ""
-        raise DataError(
-            f"{path}: did not finish (status {record['status']}{reason}). "
-            "Finish it with train --resume, or add --allow-unfinished to have it reported and marked"
-        )
+    if not allow_unfinished:
+        demand_finished(record, path)
     folder = Path(path) / "evaluation" / split
     metrics, stored = _read_evaluation(run, split, folder)
     notes: list[str] = []

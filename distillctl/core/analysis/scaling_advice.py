@@ -26,7 +26,7 @@ ENOUGH = 0.95
 LARGEST_BETA = 1000.0
 """The largest ``objective.semantic_loss_scale`` that a configuration may hold."""
 SHARE_LIMIT = 0.3
-"""The ``objective.max_auxiliary_share`` to try where there was none: the default, measured to hold."""
+"""The ``objective.max_auxiliary_share`` to try where there was none: three times the default, and measured to hold."""
 # Within this factor of the centre another beta is not worth a run.
 _NEAR = 1.1
 

@@ -16,7 +16,7 @@ from distillctl.core.run_dir.archive import Archived, archive_run
 from distillctl.core.run_dir.directory import RunDirectory
 from distillctl.core.run_dir.model_card import write_model_card
 from distillctl.core.run_dir.provenance import git_state, hardware, library_versions
-from distillctl.core.run_dir.status import Clock, RunStatus
+from distillctl.core.run_dir.status import Clock, RunStatus, demand_finished
 from distillctl.core.run_dir.step_log import StepLog, read_step_metrics, step_metric_columns
 from distillctl.core.store.files import read_json, write_atomically
 
@@ -27,6 +27,7 @@ __all__ = [
     "RunStatus",
     "StepLog",
     "archive_run",
+    "demand_finished",
     "git_state",
     "hardware",
     "library_versions",

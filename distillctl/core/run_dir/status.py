@@ -1,15 +1,26 @@
-"""How long each phase of a run took, and how the run ended."""
+"""How long each phase of a run took, and how the run ended; what a reader of finished runs says of another."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from distillctl.core.errors import DistillError, Terminated
+from distillctl.core.errors import DataError, DistillError, Terminated
 from distillctl.core.run_dir.directory import RunDirectory
+
+
+def demand_finished(record: Mapping[str, Any], path: str) -> None:
+    """Raises DataError unless run.json says that the run finished, with what to do; ``path`` is what the user wrote."""
+    status = record.get("status")
+    if status != "finished":
+        reason = f": {record['reason']}" if record.get("reason") else ""
+        raise DataError(
+            f"{path}: did not finish (status {status}{reason}). "
+            "Finish it with train --resume, or add --allow-unfinished to have it all the same, marked"
+        )
 
 
 class Clock:

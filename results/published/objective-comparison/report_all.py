@@ -1,0 +1,67 @@
+"""Builds this experiment's tables and pictures from runs/, with ``distillctl report``.
+
+    python results/published/objective-comparison/report_all.py
+
+writes report/ (every arm against trident) and report-from-v1/ (what v1 loses by each part that is removed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from run_all import DONE, HERE, is_kept
+
+REPORTS = {"report": ("trident", "v1"), "report-from-v1": ("v1", "v1-first")}
+"""Folder: the arm that all others are compared with, and the one that gets the verdicts."""
+
+
+def main() -> int:
+    """Builds both; the first exit code that is not 0, else 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=HERE, help="the two folders are written below it")
+    parser.add_argument("--only", choices=REPORTS, help="one of them")
+    options = parser.parse_args()
+    for name, (baseline, candidate) in REPORTS.items():
+        if options.only in (None, name):
+            arguments = command(kept_seeds(), baseline, candidate)
+            # From beside the runs: what a report calls a run is the path it was given.
+            code = subprocess.run(
+                [sys.executable, "-m", "distillctl", *arguments, "-o", str((options.output / name).resolve())],
+                cwd=DONE,
+                check=False,
+            ).returncode
+            if code:
+                return code
+    return 0
+
+
+def kept_seeds() -> dict[str, list[str]]:
+    """Arm: the seeds of which there is a finished run."""
+    seeds: dict[str, list[str]] = {}
+    for folder in sorted(DONE.iterdir()):
+        if is_kept(folder):
+            arm, _, seed = folder.name.rpartition("-")
+            seeds.setdefault(arm, []).append(seed)
+    return seeds
+
+
+def command(seeds: dict[str, list[str]], baseline: str, candidate: str) -> list[str]:
+    """``report`` of the seeds that both have; of other arms, those of the same seeds.
+
+    Against v1 only its own variants are laid: against trident, all.
+    """
+    common = [seed for seed in seeds[baseline] if seed in seeds[candidate]]
+    arguments = ["report"]
+    for seed in common:
+        arguments += ["--baseline", f"{baseline}-{seed}", "--candidate", f"{candidate}-{seed}"]
+    for arm in sorted(seeds, key=lambda arm: (arm.startswith("v1"), arm)):
+        if arm not in (baseline, candidate) and (baseline != "v1" or arm.startswith("v1")):
+            arguments += [part for seed in seeds[arm] if seed in common for part in ("--arm", f"{arm}={arm}-{seed}")]
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())
