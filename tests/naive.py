@@ -38,9 +38,9 @@ def kl(p: Vector, m: Vector) -> float:
     return sum(a * math.log(a / b) for a, b in zip(p, m, strict=True) if a > 0)
 
 
-def jsd_of(p: Vector, q: Vector) -> float:
-    m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
-    return 0.5 * kl(p, m) + 0.5 * kl(q, m)
+def jsd_of(p: Vector, q: Vector, mu: float = 0.5) -> float:
+    m = [mu * a + (1 - mu) * b for a, b in zip(p, q, strict=True)]
+    return (mu * kl(p, m) + (1 - mu) * kl(q, m)) / (4 * mu * (1 - mu))
 
 
 def jsd(
@@ -49,6 +49,7 @@ def jsd(
     labels: Sequence[Sequence[int]],
     temperature: float,
     gating: bool = False,
+    mixture: float = 0.5,
 ) -> tuple[float, int]:
     """(sum, valid tokens) of ``tau^2 JSD``, each times the teacher's p(gold) when gating."""
     total, count = 0.0, 0
@@ -57,7 +58,7 @@ def jsd(
             if y == -100:
                 continue
             p, q = softmax(teacher[b][t], temperature), softmax(logits[b][t], temperature)
-            total += temperature**2 * jsd_of(p, q) * (p[y] if gating else 1.0)
+            total += temperature**2 * jsd_of(p, q, mixture) * (p[y] if gating else 1.0)
             count += 1
     return total, count
 
@@ -71,6 +72,7 @@ def jsd_top_k(
     labels: Sequence[Sequence[int]],
     temperature: float,
     gating: bool = False,
+    mixture: float = 0.5,
 ) -> tuple[float, int]:
     """:func:`jsd` over the kept ids and one atom of all others; ``kept`` are the teacher's logits of the ids."""
     total, count = 0.0, 0
@@ -85,7 +87,7 @@ def jsd_top_k(
             if len(q) < len(student):
                 q.append(sum(s for i, s in enumerate(student) if i not in ids[b][t]))
                 p.append(math.exp(tail[b][t]))
-            total += temperature**2 * jsd_of(p, q) * (gold if gating else 1.0)
+            total += temperature**2 * jsd_of(p, q, mixture) * (gold if gating else 1.0)
             count += 1
     return total, count
 

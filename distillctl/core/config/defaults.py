@@ -42,6 +42,7 @@ JSD_WEIGHT: Final = (1.0, 0.7)
 """Falls over the run: the teacher guides early and is trusted less once the student knows its mistakes. It stays the
 largest term to the end; what falling buys is measured in results/published/objective-comparison."""
 JSD_TEMPERATURE: Final = 1.0
+JSD_MIXTURE: Final = 0.5
 
 SEMANTIC_WEIGHT: Final = (0.05, 0.35)
 """Rises over the run: early predictions are too far from code for their meaning to be compared."""

@@ -103,6 +103,13 @@ class JsdConfig(TermConfig):
         default=False,
         description="Weight each token's divergence by the teacher's confidence in the gold token.",
     )
+    mixture: float = Field(
+        default=defaults.JSD_MIXTURE,
+        ge=0.01,
+        le=0.99,
+        description="The teacher's share of the mean distribution that both are compared with. 0.5 is Jensen-Shannon; "
+        "towards 0 it becomes KL(teacher || student), towards 1 KL(student || teacher).",
+    )
 
 
 class SemanticConfig(TermConfig):

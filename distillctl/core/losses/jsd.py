@@ -1,7 +1,16 @@
-"""Jensen-Shannon divergence of teacher and student, in two forms; :class:`JsdTerm` picks by what the batch carries.
+r"""Jensen-Shannon divergence of teacher and student, in two forms; :class:`JsdTerm` picks by what the batch carries.
 
 Dense (:func:`jsd_per_token`): every id an atom. Top-k (:func:`jsd_top_k`), of a teacher cache: the kept ids are
 atoms, and all others together are one more.
+
+Both have a ``mixture`` mu in (0, 1), the teacher's share of M, which says in which direction they look:
+
+    ``D = [mu KL(P||M) + (1 - mu) KL(Q||M)] / (4 mu (1 - mu))``,  M = mu P + (1 - mu) Q.
+
+At 0.5 it is the Jensen-Shannon divergence; towards 0 it becomes KL(P||Q) / 4, which wants the student to cover all that
+the teacher does, towards 1 KL(Q||P) / 4, which wants it to say nothing that the teacher does not. The divisor keeps D
+close to one value, chi^2 / 8, where Q is close to P, whatever mu: so weights need no change with it. Lin 1991, eq. 5.1
+with two weights; Agarwal et al. 2024, "On-Policy Distillation of Language Models", eq. 1 (their beta is mu).
 """
 
 from __future__ import annotations
@@ -30,83 +39,92 @@ class _Jsd(torch.autograd.Function):
     """Value and gradient in one pass over blocks of rows, keeping one dense tensor (plain autograd keeps about six)."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, teacher: Callable[[slice], Tensor], temperature: float) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, teacher: Callable[[slice], Tensor], temperature: float, mixture: float
+    ) -> Tensor:
         """[N,V] logits and the teacher's probabilities of a block of rows, which are overwritten."""
         info = torch.finfo(logits.dtype)
         divergence, gradient = logits.new_empty(len(logits)), torch.empty_like(logits)
         for rows in row_blocks(logits):
             q, p = torch.softmax(logits[rows] / temperature, dim=-1), teacher(rows)
-            # ln(p/m) = log1p(r) and ln(q/m) = log1p(-r), r = (p - q) / (p + q): precise where p is close to q,
-            # where logarithms of m are not. The clamps only meet atoms whose p or q is below rounding of the
-            # other.
+            # With r = (p - q) / (p + q) and M in the middle ln(p/m) = log1p(r) and ln(q/m) = log1p(-r); elsewhere
+            # ln(1 + (2 mu - 1) r) less. Precise where p is close to q, where logarithms of m are not. The clamps
+            # only meet atoms whose p or q is below rounding of the other.
             ratio = (p - q).div_((p + q).clamp_(min=info.tiny)).clamp_(min=-1 + info.eps, max=1 - info.eps)
-            student_part = q * torch.log1p(-ratio)
-            divergence[rows] = 0.5 * (p.mul_(ratio.log1p_()) + student_part).sum(dim=-1)
-            a = student_part.mul_(0.5)
+            ln_m = torch.log1p((2 * mixture - 1) * ratio) if mixture != 0.5 else None
+            student_part, teacher_part = torch.log1p(-ratio), ratio.log1p_()
+            if ln_m is not None:
+                student_part.sub_(ln_m)
+                teacher_part.sub_(ln_m)
+            a = student_part.mul_(q).mul_(0.25 / mixture)  # (1 - mu) of 1 / (4 mu (1 - mu))
+            divergence[rows] = (p.mul_(teacher_part).mul_(0.25 / (1 - mixture)) + a).sum(dim=-1)
             torch.sub(a, q.mul_(a.sum(dim=-1, keepdim=True)), out=gradient[rows]).mul_(temperature)
         ctx.save_for_backward(gradient)
         return divergence * temperature**2
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return grad_output.unsqueeze(-1) * gradient, None, None
+        return grad_output.unsqueeze(-1) * gradient, None, None, None
 
 
-def _divergences(logits: Tensor, teacher: Callable[[slice], Tensor], temperature: float) -> Tensor:
+def _divergences(logits: Tensor, teacher: Callable[[slice], Tensor], temperature: float, mixture: float) -> Tensor:
     """:class:`_Jsd` of [...,V] logits -> [...]; ``teacher`` is asked for rows of them flattened to [N,V]."""
-    result: Tensor = _Jsd.apply(logits.reshape(-1, logits.shape[-1]), teacher, temperature)
+    result: Tensor = _Jsd.apply(logits.reshape(-1, logits.shape[-1]), teacher, temperature, mixture)
     return result.reshape(logits.shape[:-1])
 
 
-def jsd_per_token(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    r"""``tau^2 * (0.5 KL(P||M) + 0.5 KL(Q||M))``, M = (P + Q) / 2, in nats.
+def jsd_per_token(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mixture: float = 0.5) -> Tensor:
+    r"""``tau^2 * (0.5 KL(P||M) + 0.5 KL(Q||M))``, M = (P + Q) / 2, in nats; other mixtures: see the module.
 
     Q = softmax(logits / tau) is the student, P = softmax(teacher_logits / tau) the teacher. The gradient at
-    the logits is ``tau * (a_i - q_i * sum(a))`` with ``a_i = 0.5 q_i ln(q_i / m_i)``; the teacher gets none.
+    the logits is ``tau * (a_i - q_i * sum(a))`` with ``a_i = q_i ln(q_i / m_i) / (4 mu)``; the teacher gets none.
     Lin 1991, "Divergence Measures Based on the Shannon Entropy", eq. 4.1; tau^2 as in Hinton et al. 2015.
 
     Args:
         logits: [...,V] float.
         teacher_logits: [...,V], any float dtype; -inf is an atom without mass.
         temperature: tau > 0.
+        mixture: mu, the teacher's share of M, in (0, 1).
 
     Returns:
-        [...] in [0, tau^2 ln 2]. P = (1, 0), Q = (0.5, 0.5), tau = 1: 0.2158.
+        [...] in [0, tau^2 ln 2]; of another mixture up to tau^2 H(mu) / (4 mu (1 - mu)), H the binary entropy.
+        P = (1, 0), Q = (0.5, 0.5), tau = 1: 0.2158.
     """
     teacher = teacher_logits.detach().reshape(-1, teacher_logits.shape[-1])
 
     def probabilities(rows: slice) -> Tensor:
         return torch.softmax(teacher[rows].to(logits.dtype) / temperature, dim=-1)
 
-    return _divergences(logits, probabilities, temperature)
+    return _divergences(logits, probabilities, temperature, mixture)
 
 
-def jsd_top_k(logits: Tensor, teacher: TeacherTop) -> Tensor:
+def jsd_top_k(logits: Tensor, teacher: TeacherTop, mixture: float = 0.5) -> Tensor:
     r""":func:`jsd_per_token` over the atoms S, the ids that the teacher's cache keeps, and one tail atom T.
 
     T has the mass of all other ids: the dense form over the k + 1 atoms, into which
     :func:`~distillctl.core.losses.fused.log_atoms` merges the student's logits. The gradient at the logits is
-    ``tau * (a_i - q_i * sum(a))`` with ``a_i = 0.5 q_i [ln(q_i / m_i) - ln(q_T / m_T)]`` on S and 0 elsewhere.
+    ``tau * (a_i - q_i * sum(a))`` with ``a_i = q_i [ln(q_i / m_i) - ln(q_T / m_T)] / (4 mu)`` on S and 0 elsewhere.
     Merging atoms never raises the divergence; :func:`tail_bound` says by how much it may lower it. With k = V nothing
     is left to the tail, whose parts are then 0: the dense form.
 
     Args:
         logits: [...,V] float, V = ``teacher.width``.
         teacher: the cached distributions, [...,k], at their own temperature tau.
+        mixture: mu, as there.
 
     Returns:
-        [...] in [0, tau^2 ln 2]. P = (0.5, 0.3 + 0.2), Q = (0.2, 0.2 + 0.6), S = {0}, tau = 1: 0.0507.
+        [...], bounded as there. P = (0.5, 0.3 + 0.2), Q = (0.2, 0.2 + 0.6), S = {0}, tau = 1: 0.0507.
     """
-    return _of_atoms(log_atoms(logits, teacher.ids, teacher.temperature), teacher)
+    return _of_atoms(log_atoms(logits, teacher.ids, teacher.temperature), teacher, mixture)
 
 
-def _of_atoms(student: Tensor, teacher: TeacherTop) -> Tensor:
+def _of_atoms(student: Tensor, teacher: TeacherTop, mixture: float) -> Tensor:
     """:func:`jsd_top_k` of the student's log-probabilities of the atoms, [...,k + 1]."""
     p_top, p_tail = (p.detach().to(student.dtype) for p in _probabilities(teacher))
     p = torch.cat([p_top, p_tail.unsqueeze(-1)], dim=-1).reshape(-1, student.shape[-1])
-    return _divergences(student, lambda rows: p[rows].clone(), 1.0) * teacher.temperature**2
+    return _divergences(student, lambda rows: p[rows].clone(), 1.0, mixture) * teacher.temperature**2
 
 
 def _probabilities(teacher: TeacherTop) -> tuple[Tensor, Tensor]:
@@ -115,20 +133,21 @@ def _probabilities(teacher: TeacherTop) -> tuple[Tensor, Tensor]:
     return torch.exp(scaled - teacher.log_sum_exp.unsqueeze(-1)), torch.exp(teacher.tail)
 
 
-def tail_bound(p_tail: Tensor, q_tail: Tensor, temperature: float) -> Tensor:
+def tail_bound(p_tail: Tensor, q_tail: Tensor, temperature: float, mixture: float = 0.5) -> Tensor:
     """The most that merging the tail into one atom can hide of each token's divergence, in nats.
 
-    ``tau^2 m_T H_b(p_T / 2 m_T)``, m_T = (p_T + q_T) / 2, H_b the binary entropy: the tail's own divergence is
-    at most that of two distributions that share no id, for every way to spread p_T and q_T.
+    ``tau^2 m_T H(mu p_T / m_T) / (4 mu (1 - mu))``, m_T = mu p_T + (1 - mu) q_T, H the binary entropy: the tail's own
+    divergence is at most that of two distributions that share no id, for every way to spread p_T and q_T.
 
     Args:
         p_tail, q_tail: mass of the tail, teacher and student, any one shape.
         temperature: tau > 0.
+        mixture: mu, the teacher's share of M, in (0, 1).
     """
-    m = (p_tail + q_tail) / 2
-    share = p_tail / (2 * m).clamp(min=torch.finfo(m.dtype).tiny)
+    m = mixture * p_tail + (1 - mixture) * q_tail
+    share = mixture * p_tail / m.clamp(min=torch.finfo(m.dtype).tiny)
     entropy = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
-    return temperature**2 * m * entropy
+    return temperature**2 * m * entropy / (4 * mixture * (1 - mixture))
 
 
 def teacher_gold_probability(teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -159,15 +178,17 @@ class JsdTerm:
         shared_vocab: number of leading ids that teacher and student share; both are cut to it and
             renormalised. None says that both have the same width, and a difference is an error, never a
             silent cut.
+        mixture: mu, the teacher's share of M, in (0, 1): the divergence's direction, see the module.
 
     Raises:
-        UsageError: temperature or shared_vocab is not positive.
+        UsageError: temperature or shared_vocab is not positive, or mixture is out of range.
         DataError: the widths do not fit each other or shared_vocab, or a cache was made at another temperature.
     """
 
     temperature: float = 1.0
     gating: bool = False
     shared_vocab: int | None = None
+    mixture: float = 0.5
     name: ClassVar[str] = "jsd"
     group: ClassVar[Group] = "primary"
 
@@ -176,6 +197,8 @@ class JsdTerm:
             raise UsageError(f"objective.jsd.temperature should be > 0. Found {self.temperature}.")
         if self.shared_vocab is not None and self.shared_vocab < 1:
             raise UsageError(f"shared_vocab should be >= 1 or None. Found {self.shared_vocab}.")
+        if not 0 < self.mixture < 1:
+            raise UsageError(f"objective.jsd.mixture should be between 0 and 1. Found {self.mixture}.")
 
     def count(self, batch: LossBatch) -> Tensor:
         return valid_tokens(batch)
@@ -185,7 +208,7 @@ class JsdTerm:
             return self._from_cache(outputs, batch, batch.top_rows)
         teacher_rows = require(batch.teacher_rows, "teacher_logits", self.name).detach()
         student, teacher = self._shared(outputs.rows(batch), teacher_rows)
-        losses = jsd_per_token(student, teacher, self.temperature)
+        losses = jsd_per_token(student, teacher, self.temperature, self.mixture)
         if self.gating:
             losses = losses * teacher_gold_probability(teacher, batch.gold, self.temperature)
         return TermSum(losses.sum(), self.count(batch))
@@ -201,7 +224,7 @@ class JsdTerm:
             raise DataError(
                 f"The teacher cache is of {teacher.width} ids, teacher and student share {width}: capture it anew."
             )
-        losses = _of_atoms(outputs.log_atoms(batch, teacher.ids, teacher.temperature, width), teacher)
+        losses = _of_atoms(outputs.log_atoms(batch, teacher.ids, teacher.temperature, width), teacher, self.mixture)
         if self.gating:
             losses = losses * top_gold_probability(teacher, batch.gold)
         return TermSum(losses.sum(), self.count(batch))

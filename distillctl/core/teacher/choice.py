@@ -100,13 +100,19 @@ class FidelityProbe:
         teacher: the live one.
         examples: of the run; the sample depends on what they are, not on their order.
         width: ids that the two share.
-        temperature: of the loss.
+        temperature, mixture: of the loss.
     """
 
     def __init__(
-        self, student: Any, teacher: LiveTeacher, examples: Sequence[Example], width: int, temperature: float
+        self,
+        student: Any,
+        teacher: LiveTeacher,
+        examples: Sequence[Example],
+        width: int,
+        temperature: float,
+        mixture: float = 0.5,
     ) -> None:
-        self._width, self._temperature = width, temperature
+        self._width, self._temperature, self._mixture = width, temperature, mixture
         self._samples = _sampled_logits(student, teacher, examples, width)
         self._tokens = sum(len(labels) for _, _, labels in self._samples)
         masses = [torch.softmax(logits, dim=-1).sum(dim=0) for _, logits, _ in self._samples]
@@ -114,16 +120,17 @@ class FidelityProbe:
 
     def measure(self, k: int) -> Fidelity:
         """What ``k`` ids keep, 1 <= k < width."""
-        layout, tau = Layout(k, self._width, self._temperature), self._temperature
+        layout, tau, mixture = Layout(k, self._width, self._temperature), self._temperature, self._mixture
         found = [_Sums() for _ in range(STUDENTS)]
         for z, teacher_logits, labels in self._samples:
             top = layout.top(teacher_logits, labels)
             p_tail = torch.exp(top.tail)
             for sums, logits in zip(found, _students(z, teacher_logits, self._common), strict=True):
-                dense = _gradient(logits, partial(jsd_per_token, teacher_logits=teacher_logits, temperature=tau))
-                cut = _gradient(logits, partial(jsd_top_k, teacher=top))
+                whole = partial(jsd_per_token, teacher_logits=teacher_logits, temperature=tau, mixture=mixture)
+                dense = _gradient(logits, whole)
+                cut = _gradient(logits, partial(jsd_top_k, teacher=top, mixture=mixture))
                 q_tail = torch.softmax(logits / tau, dim=-1).scatter(-1, top.ids, 0.0).sum(dim=-1)
-                sums.add(dense, cut, p_tail, tail_bound(p_tail, q_tail, tau))
+                sums.add(dense, cut, p_tail, tail_bound(p_tail, q_tail, tau, mixture))
         return Fidelity(
             k,
             min(sums.cosine for sums in found),

@@ -68,8 +68,8 @@ class CacheOpener:
         return Fidelity(**measured)
 
     def _measure(self, asked: int | None, width: int) -> Fidelity:
-        temperature = self._config.objective.jsd.temperature
-        probe = FidelityProbe(self._student, self._live, self._examples, width, temperature)
+        jsd = self._config.objective.jsd
+        probe = FidelityProbe(self._student, self._live, self._examples, width, jsd.temperature, jsd.mixture)
         return choose_top_k(width, probe.measure) if asked is None else probe.measure(asked)
 
     @cached_property

@@ -30,6 +30,7 @@ def make_objective(
             "temperature": settings.jsd.temperature,
             "gating": settings.jsd.gating,
             "shared_vocab": shared_vocabulary,
+            "mixture": settings.jsd.mixture,
         },
         "semantic": {},
         "contrastive": {

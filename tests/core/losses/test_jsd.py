@@ -98,11 +98,53 @@ def test_gradient_matches_plain_autograd_over_the_formula() -> None:
     assert_close(found, expected)
 
 
-def test_extreme_logits_stay_finite() -> None:
+@pytest.mark.parametrize("mixture", [0.01, 0.3, 0.9, 0.99])
+def test_other_mixtures_match_a_plain_loop_in_both_forms(mixture: float) -> None:
+    world = make_world()
+    logits, labels = world.logits.tolist(), world.batch.labels.tolist()
+    term = JsdTerm(2.0, mixture=mixture)
+    expected = naive.jsd(logits, teacher_of(world).tolist(), labels, 2.0, mixture=mixture)
+    assert_matches_naive(term, world, expected)
+    world = cached(make_world(), 4, 2.0)
+    top = top_of(world)
+    atoms = [part.tolist() for part in (top.ids, top.logits, top.log_sum_exp, top.tail)]
+    assert_matches_naive(term, world, naive.jsd_top_k(logits, *atoms, labels, 2.0, mixture=mixture))
+    for shared in (make_world(), world):
+        assert_term_gradcheck(term, shared)
+        assert_ignores_padding(term, shared)
+        assert_micro_batch_split_equal(term, shared)
+
+
+def test_the_mixtures_ends_are_the_two_directions_of_kl() -> None:
+    world = make_world()
+    p, q = (torch.log_softmax(z, dim=-1) for z in (teacher_of(world), world.logits))
+    forward, reverse = ((p.exp() * (p - q)).sum(-1) / 4, (q.exp() * (q - p)).sum(-1) / 4)
+    for mixture, expected in ((1e-8, forward), (1 - 1e-8, reverse)):
+        assert_close(jsd_per_token(world.logits, teacher_of(world), mixture=mixture), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mixture", [0.02, 0.5, 0.8])
+def test_near_the_teacher_every_mixture_is_an_eighth_of_chi_square(mixture: float) -> None:
+    teacher = teacher_of(make_world())
+    student = teacher + 1e-3 * torch.randn(teacher.shape, generator=torch.Generator().manual_seed(0)).double()
+    p, q = torch.softmax(teacher, -1), torch.softmax(student, -1)
+    expected = ((p - q).square() / q).sum(-1) / 8
+    assert_close(jsd_per_token(student, teacher, mixture=mixture), expected, rtol=1e-2, atol=1e-12)
+
+
+def test_mixtures_seen_from_the_other_side_are_each_others() -> None:
+    world = make_world()
+    there, back = jsd_per_token(world.logits, teacher_of(world), 1.0, 0.2), teacher_of(world)
+    assert_close(there, jsd_per_token(back, world.logits, 1.0, 0.8))
+
+
+@pytest.mark.parametrize("mixture", [0.01, 0.5, 0.99])
+def test_extreme_logits_stay_finite(mixture: float) -> None:
     logits = torch.tensor([[[300.0, 0.0, -300.0]]], requires_grad=True)
-    value = jsd_per_token(logits, torch.tensor([[[-300.0, -torch.inf, 300.0]]]))
+    value = jsd_per_token(logits, torch.tensor([[[-300.0, -torch.inf, 300.0]]]), mixture=mixture)
     value.sum().backward()
-    assert value.item() == pytest.approx(math.log(2))
+    entropy = -mixture * math.log(mixture) - (1 - mixture) * math.log(1 - mixture)
+    assert value.item() == pytest.approx(entropy / (4 * mixture * (1 - mixture)), rel=1e-4)
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
@@ -151,6 +193,9 @@ def test_bad_input_is_refused() -> None:
         JsdTerm(temperature=0.0)
     with pytest.raises(UsageError, match="shared_vocab"):
         JsdTerm(shared_vocab=0)
+    for mixture in (0.0, 1.0):
+        with pytest.raises(UsageError, match=r"objective\.jsd\.mixture should be between 0 and 1"):
+            JsdTerm(mixture=mixture)
     world = make_world()
     with pytest.raises(RunError, match="'jsd' needs `teacher_logits`"):
         JsdTerm()(world.outputs(), replace(world.batch, teacher_logits=None))
@@ -220,15 +265,16 @@ def test_top_k_gradient_matches_plain_autograd_over_the_formula() -> None:
     assert_close(found, expected)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("temperature", "mixture"), [(1.0, 0.5), (2.0, 0.5), (1.0, 0.1), (1.0, 0.9)])
 @pytest.mark.parametrize("k", [1, 2, 4, 8])
-def test_the_tail_hides_at_most_its_bound(k: int, temperature: float) -> None:
+def test_the_tail_hides_at_most_its_bound(k: int, temperature: float, mixture: float) -> None:
     for seed in range(5):
         world = cached(make_world(seed=seed), k, temperature)
         top, valid = top_of(world), world.batch.valid
-        hidden = jsd_per_token(world.logits, teacher_of(world), temperature) - jsd_top_k(world.logits, top)
+        dense = jsd_per_token(world.logits, teacher_of(world), temperature, mixture)
+        hidden = dense - jsd_top_k(world.logits, top, mixture)
         q_tail = 1 - torch.softmax(world.logits / temperature, -1).gather(-1, top.ids).sum(-1)
-        bound = tail_bound(top.tail.exp(), q_tail, temperature)
+        bound = tail_bound(top.tail.exp(), q_tail, temperature, mixture)
         assert (hidden[valid] > -1e-3).all()  # what half precision may add
         assert (hidden[valid] <= bound[valid] + 1e-3).all()
 

@@ -40,6 +40,7 @@ def test_settings_arrive_in_their_terms() -> None:
         "focal.gamma=1",
         "jsd.temperature=2",
         "jsd.gating=true",
+        "jsd.mixture=0.2",
         "contrastive.temperature=0.3",
         "contrastive.direction=triplet",
         "beta=7",
@@ -48,7 +49,7 @@ def test_settings_arrive_in_their_terms() -> None:
     )
     assert made.terms == (
         FocalTerm(alpha=0.5, gamma=1.0),
-        JsdTerm(temperature=2.0, gating=True, shared_vocab=11),
+        JsdTerm(temperature=2.0, gating=True, shared_vocab=11, mixture=0.2),
         SemanticTerm(),
         ContrastiveTerm(temperature=0.3, direction="triplet"),
     )
