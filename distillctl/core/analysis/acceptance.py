@@ -67,6 +67,8 @@ def _wall_time(comparison: Comparison) -> Criterion:
         f"{times.ratio:.3f} = {times.after:.4g} s / {times.before:.4g} s per optimizer step of {times.samples} samples "
         "(seconds.training / training.steps of run.json)"
     )
+    if times.left_out:
+        measured += f". Left out with its pair: {'; '.join(times.left_out)}"
     return Criterion(name, requirement, measured, MET if times.ratio <= WALL_TIME else NOT_MET)
 
 

@@ -11,11 +11,12 @@ from distillctl.core.analysis.run_data import RunData
 
 
 class StepTimes(NamedTuple):
-    """Mean seconds per optimizer step of each side, and the samples of a step."""
+    """Mean seconds per optimizer step of each side, the samples of a step, and what was said of pairs left out."""
 
     before: float
     after: float
     samples: int
+    left_out: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -24,21 +25,34 @@ class StepTimes(NamedTuple):
 
 
 def step_times(before: Sequence[RunData], after: Sequence[RunData]) -> StepTimes | str:
-    """The two sides' seconds per step (seconds.training / training.steps of run.json), or why not to divide them."""
-    runs = [*before, *after]
-    obstacle = _why_times_differ(runs)
+    """The two sides' seconds per step (seconds.training / training.steps of run.json), or why not to divide them.
+
+    The first of ``before`` is a pair with the first of ``after``, and so on. A pair of which one run's seconds cannot
+    be trusted is left out, and the rest is divided.
+    """
+    pairs = list(zip(before, after, strict=True))
+    doubts = [_why_not_to_trust(pair) for pair in pairs]
+    kept = [pair for pair, doubt in zip(pairs, doubts, strict=True) if doubt is None]
+    left_out = tuple(doubt for doubt in doubts if doubt is not None)
+    if not kept:
+        return left_out[0]
+    obstacle = _why_times_differ([run for pair in kept for run in pair])
     if obstacle:
         return obstacle
-    first, second = (float(np.mean([_seconds_per_step(run) for run in side])) for side in (before, after))
-    return StepTimes(first, second, _step_size(runs[0]))
+    first, second = (float(np.mean([_seconds_per_step(pair[side]) for pair in kept])) for side in (0, 1))
+    return StepTimes(first, second, _step_size(kept[0][0]), left_out)
 
 
-def _why_times_differ(runs: Sequence[RunData]) -> str | None:
+def _why_not_to_trust(runs: Sequence[RunData]) -> str | None:
     for run in runs:
         if run.record.get("resumed_at"):
             return f"{run.path} was resumed: its seconds may count steps twice or lack some"
         if not run.finished or not _seconds_per_step(run):
             return f"{run.path} has no seconds of a whole training"
+    return None
+
+
+def _why_times_differ(runs: Sequence[RunData]) -> str | None:
     sizes = {_step_size(run) for run in runs}
     if len(sizes) > 1:
         return f"optimizer steps of different sizes ({', '.join(map(str, sorted(sizes)))} samples)"

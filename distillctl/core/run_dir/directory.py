@@ -103,7 +103,9 @@ class RunDirectory:
                 empty(run.path)
         try:
             if resume:
-                run.note(status="running", reason=None, resumed_at=_now(), files=None)  # they are about to change
+                # Of a run that had finished nothing is left to train: its seconds stay those of one training.
+                resumed = {} if run.record().get("status") == "finished" else {"resumed_at": _now()}
+                run.note(status="running", reason=None, files=None, **resumed)  # they are about to change
             else:
                 run.write_record(_first_record())
         except RunError as error:  # nothing was started yet

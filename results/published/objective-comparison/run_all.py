@@ -47,7 +47,7 @@ def main() -> int:
             return 0
         started = time.monotonic()
         name = f"{arm}-{seed}"
-        code = train(arm, seed, options.work / name, options.set)
+        code = 0 if is_kept(options.work / name) else train(arm, seed, options.work / name, options.set)
         if code == IN_USE and (options.work / name / "run.lock").exists():
             continue  # another of this is at it
         if code:
@@ -67,7 +67,7 @@ def missing(runs: Path, arms: list[str], seeds: list[str]) -> Iterator[tuple[str
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether a run is archived there, whole: run.json says so last."""
+    """Whether a finished run lies there, whole: run.json says so last."""
     record = folder / "run.json"
     return record.exists() and json.loads(record.read_text(encoding="utf-8"))["status"] == "finished"
 

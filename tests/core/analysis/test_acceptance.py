@@ -107,6 +107,15 @@ def test_wall_time_that_cannot_be_compared_is_not_measured(arm: Arm, words: str,
     assert re.search(words, one.measured)
 
 
+def test_wall_time_of_the_other_pairs_counts_where_one_is_left_out(tmp_path: Path) -> None:
+    slow, resumed = Arm(seconds=500.0), Arm(seconds=1.0, record={"resumed_at": "2026-01-01"})
+    both = criterion(compared(tmp_path, [Arm(), Arm()], [slow, resumed]), WALL)
+    alone = criterion(compared(tmp_path / "alone", [Arm()], [slow]), WALL)
+    assert both.verdict == alone.verdict
+    assert both.measured.startswith(f"{alone.measured}. Left out with its pair: ")
+    assert "was resumed" in both.measured
+
+
 @pytest.mark.parametrize(
     ("median", "high", "verdict"),
     [(1.05, 1.08, "met"), (1.10, 1.10, "met"), (1.05, 1.12, "met, not significant"), (1.11, 1.2, "not met")],

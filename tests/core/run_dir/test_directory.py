@@ -110,6 +110,13 @@ def test_resume_goes_on_with_a_run_and_needs_one(finished: Path, tmp_path: Path)
         RunDirectory.create(finished, resume=True, overwrite=True)
 
 
+@pytest.mark.parametrize(("status", "marked"), [("finished", False), ("interrupted", True), ("failed", True)])
+def test_only_a_run_that_was_cut_off_counts_as_resumed(finished: Path, status: str, marked: bool) -> None:
+    """Nothing of a finished one is trained twice, and its wall time stays evidence."""
+    RunDirectory.open(finished).finish(status)
+    assert ("resumed_at" in RunDirectory.create(finished, resume=True).record()) == marked
+
+
 def test_paths_that_cannot_be_directories_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
