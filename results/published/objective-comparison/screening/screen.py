@@ -1,0 +1,114 @@
+"""The looks on dev that v1's weights were chosen by: one short run an arm, scored with the gold before every token.
+
+    OMP_NUM_THREADS=1 python results/published/objective-comparison/screening/screen.py [ARM ...]
+
+trains what is missing below results/screening (750 steps of 16 records; 6 to 10 minutes each on one core) and prints
+screening.csv's rows. Exact: the share of dev records of which every token is the student's first choice, which is what
+greedy decoding writes right. Probability: the mean over records of what the student gives the whole gold; it varies
+less from run to run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillctl.core.data.corpus import open_corpus
+from distillctl.core.data.encoding import Encoder, Example
+from distillctl.core.models.loading import load_seq2seq, load_tokenizer
+
+NO_SEMANTIC = {"semantic.weight": "0"}
+JSD_ALONE = {**NO_SEMANTIC, "focal.weight": "0", "jsd.weight": "1"}
+CROSS_ENTROPY = {"focal.alpha": "1", "focal.gamma": "0"}
+FIRST = {"focal.weight": "0.3", "jsd.weight": "[0.7,0.2]", "max_auxiliary_share": "0.3"}
+NOW = {"focal.weight": "0.05", "jsd.weight": "[1.0,0.7]", "max_auxiliary_share": "0.1"}
+ARMS: dict[str, tuple[str, dict[str, str]]] = {
+    "trident": ("trident", {}),
+    "plain-ce": ("trident", {**NO_SEMANTIC, **CROSS_ENTROPY, "focal.weight": "1", "jsd.weight": "0"}),
+    "jsd": ("trident", JSD_ALONE),
+    "jsd-forward": ("trident", {**JSD_ALONE, "jsd.mixture": "0.02"}),
+    "jsd-reverse": ("trident", {**JSD_ALONE, "jsd.mixture": "0.9"}),
+    "jsd-and-ce": ("trident", {**JSD_ALONE, **CROSS_ENTROPY, "focal.weight": "0.1"}),
+    "v1-first": ("loss-improvements-v1", FIRST),
+    "v1": ("loss-improvements-v1", NOW),
+    "v1-falling-to-0.5-share-0.3": (
+        "loss-improvements-v1",
+        {**NOW, "jsd.weight": "[1.0,0.5]", "max_auxiliary_share": "0.3"},
+    ),
+    "v1-ce-fixed": ("loss-improvements-v1", {**NOW, "focal.gamma": "0", "balance": "fixed"}),
+}
+COMMON = (
+    "data.max_train_samples=24000",
+    "data.sample_seed=1",
+    "training.max_steps=750",
+    "logging.steps=5",
+    "logging.gradient_steps=50",
+    "logging.tensorboard=false",
+    "evaluation.limit=16",
+    "evaluation.on_epoch_end=false",
+    "checkpoints.save_steps=null",
+)
+AT_ONCE = 64
+
+
+def main() -> None:
+    """Trains and scores the arms that were asked for, all by default."""
+    print("arm,records,cross_entropy,token_accuracy,exact,probability")
+    for arm in sys.argv[1:] or ARMS:
+        folder = Path("results/screening") / arm
+        if not (folder / "student").exists():
+            train(arm, folder)
+        print(arm, *score(folder / "student"), sep=",", flush=True)
+
+
+def train(arm: str, folder: Path) -> None:
+    """One run, scored by nothing but its log."""
+    config, objective = ARMS[arm]
+    settings = [*COMMON, *(f"objective.{name}={value}" for name, value in objective.items())]
+    command = ["train", "--config", config, "--seed", "1", "--output-dir", str(folder)]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    subprocess.run([sys.executable, "-m", "distillctl", *command, *sets], check=True, stdout=sys.stderr)
+
+
+@torch.no_grad()
+def score(student: Path) -> tuple[int, str, str, str, str]:
+    """Of all of dev, teacher-forced, in bf16."""
+    model = load_seq2seq(str(student), "student").eval()
+    encoder = Encoder(load_tokenizer(str(student), "student"), 144, 48)
+    examples = encoder.encode(open_corpus(None, None, "one", 3).records("dev")).examples
+    examples = tuple(sorted(examples, key=lambda example: (len(example.input_ids), len(example.labels))))
+    nats, right, tokens = [], [], []
+    for start in range(0, len(examples), AT_ONCE):
+        inputs, mask, labels = batch(examples[start : start + AT_ONCE])
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=inputs, attention_mask=mask, labels=labels).logits.float()
+        valid = labels != -100
+        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        nats.append(loss.sum(dim=1))
+        right.append(((logits.argmax(dim=-1) == labels) & valid).sum(dim=1))
+        tokens.append(valid.sum(dim=1))
+    nat, correct, count = torch.cat(nats), torch.cat(right), torch.cat(tokens)
+    return (
+        len(examples),
+        f"{nat.sum() / count.sum():.4f}",
+        f"{100 * correct.sum() / count.sum():.2f}",
+        f"{100 * (correct == count).double().mean():.2f}",
+        f"{100 * nat.neg().exp().mean():.2f}",
+    )
+
+
+def batch(examples: tuple[Example, ...]) -> tuple[Any, Any, Any]:
+    """Input ids, attention mask, labels, each [B,length]."""
+    pad = torch.nn.utils.rnn.pad_sequence
+    inputs = pad([torch.tensor(example.input_ids) for example in examples], batch_first=True)
+    mask = pad([torch.ones(len(example.input_ids), dtype=torch.long) for example in examples], batch_first=True)
+    labels = pad([torch.tensor(example.labels) for example in examples], batch_first=True, padding_value=-100)
+    return inputs, mask, labels
+
+
+if __name__ == "__main__":
+    main()
