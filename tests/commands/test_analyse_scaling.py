@@ -123,7 +123,7 @@ def test_a_run_of_a_training_is_shown_with_its_settings(tmp_path: Path, capsys: 
     assert cli.run(["analyse-scaling", path]) == 0
     out = capsys.readouterr().out
     assert "UNFINISHED: the run's status is interrupted" in out
-    assert "share limit 0.3" in out
+    assert "share limit 0.1" in out
     assert f"--config {path}/config.yaml" in out
 
 

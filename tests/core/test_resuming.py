@@ -94,7 +94,7 @@ def test_a_finished_run_is_only_scored_again(tiny: Tiny, finished: Path) -> None
         ("training.learning_rate=0.02", "training.learning_rate: 0.01 -> 0.02"),
         ("seed=14", "seed: 13 -> 14"),
         ("training.num_train_epochs=3", r"training.num_train_epochs: 2.0 -> 3.0"),
-        ("objective.jsd.weight=[0.7, 0.1]", "objective.jsd.weight.end: 0.2 -> 0.1"),
+        ("objective.jsd.weight=[1.0, 0.1]", "objective.jsd.weight.end: 0.7 -> 0.1"),
     ],
 )
 def test_another_configuration_is_refused_and_nothing_touched(

@@ -59,9 +59,12 @@ def test_half_precision_would_not_be_that_close(tiny: Tiny, tmp_path: Path, monk
         rows["logits"] = rows["logits"].astype("float16")
         return rows
 
-    live = run(tiny.config(tmp_path / "live", "training.max_steps=50"))
+    # weights with which a step's error is large enough to grow within 50 steps
+    settings = ("training.max_steps=50", "objective.focal.weight=0.3", "objective.jsd.weight=[0.7,0.2]")
+    settings += ("objective.max_auxiliary_share=0.3",)
+    live = run(tiny.config(tmp_path / "live", *settings))
     monkeypatch.setattr(Layout, "pack", halved)
-    found = run(cached(tiny, tmp_path / "cached", "training.max_steps=50", k=len(tiny.tokenizer)))
+    found = run(cached(tiny, tmp_path / "cached", *settings, k=len(tiny.tokenizer)))
     apart = [abs(a["loss_jsd"] - b["loss_jsd"]) for a, b in zip(losses(live), losses(found), strict=True)]
     assert max(apart) > 1e-5
 

@@ -48,6 +48,7 @@ CHANGES = [
     "objective.balance=fixed",
     "objective.jsd.temperature=3",
     "objective.jsd.gating=true",
+    "objective.jsd.mixture=0.2",
     "objective.focal.gamma=0",
     "objective.contrastive.direction=triplet",
     "student.encoder_layers=2",
@@ -57,7 +58,8 @@ CHANGES = [
     "data.max_train_samples=9",
     "seed=99",
 ]
-STEPS = ("training.max_steps=3", "training.warmup_ratio=0")
+# focal as heavy as in the baseline: what changes it should be seen within three steps
+STEPS = ("training.max_steps=3", "training.warmup_ratio=0", "objective.focal.weight=0.3")
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
         "loss-improvements-v1",
         {**NOW, "jsd.weight": "[1.0,0.5]", "max_auxiliary_share": "0.3"},
     ),
+    "v1-gating": ("loss-improvements-v1", {**NOW, "jsd.gating": "true"}),
     "v1-ce-fixed": ("loss-improvements-v1", {**NOW, "focal.gamma": "0", "balance": "fixed"}),
 }
 COMMON = (
