@@ -31,8 +31,9 @@ MAX_AUXILIARY_SHARE: Final = 0.1
 at the logits was ten times the primary one and orthogonal to it, and F1 was 3.5, against 9.2 with a limit of 0.3."""
 
 FOCAL_WEIGHT: Final = 0.05
-"""Low, against 0.3 in the ancestor: what is hard for the student is mostly hard for the teacher too, and the focal
-factor spends the student on it. Measured in results/published/objective-comparison."""
+"""Low, against 0.3 in the ancestor: with less of it and more of the teacher short runs had more exact matches on dev
+(results/published/objective-comparison/screening). A likely reason: the focal factor spends the student on tokens that
+cannot be known from the input."""
 
 FOCAL_ALPHA: Final = 0.25
 FOCAL_GAMMA: Final = 2.0
@@ -40,7 +41,7 @@ FOCAL_GAMMA: Final = 2.0
 
 JSD_WEIGHT: Final = (1.0, 0.7)
 """Falls over the run: the teacher guides early and is trusted less once the student knows its mistakes. It stays the
-largest term to the end; what falling buys is measured in results/published/objective-comparison."""
+largest gradient to the end; whether falling buys anything was not measured."""
 JSD_TEMPERATURE: Final = 1.0
 JSD_MIXTURE: Final = 0.5
 

@@ -4,8 +4,7 @@
 
 trains what is missing below results/screening (750 steps of 16 records; 6 to 10 minutes each on one core) and prints
 screening.csv's rows. Exact: the share of dev records of which every token is the student's first choice, which is what
-greedy decoding writes right. Probability: the mean over records of what the student gives the whole gold; it varies
-less from run to run.
+greedy decoding writes right. Probability: the mean over records of what the student gives the whole gold.
 """
 
 from __future__ import annotations
@@ -13,13 +12,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from distillctl.core.data.corpus import open_corpus
-from distillctl.core.data.encoding import Encoder, Example
+from distillctl.core.config import load_config
+from distillctl.core.losses.term import IGNORE_INDEX
+from distillctl.core.materials import make_encoder, read_corpus
 from distillctl.core.models.loading import load_seq2seq, load_tokenizer
+from distillctl.core.progress import SilentReporter
+from distillctl.core.teacher.batching import batches, padded_batch
 
 NO_SEMANTIC = {"semantic.weight": "0"}
 JSD_ALONE = {**NO_SEMANTIC, "focal.weight": "0", "jsd.weight": "1"}
@@ -53,7 +54,6 @@ COMMON = (
     "evaluation.on_epoch_end=false",
     "checkpoints.save_steps=null",
 )
-AT_ONCE = 64
 
 
 def main() -> None:
@@ -78,16 +78,16 @@ def train(arm: str, folder: Path) -> None:
 @torch.no_grad()
 def score(student: Path) -> tuple[int, str, str, str, str]:
     """Of all of dev, teacher-forced, in bf16."""
+    config = load_config()
     model = load_seq2seq(str(student), "student").eval()
-    encoder = Encoder(load_tokenizer(str(student), "student"), 144, 48)
-    examples = encoder.encode(open_corpus(None, None, "one", 3).records("dev")).examples
-    examples = tuple(sorted(examples, key=lambda example: (len(example.input_ids), len(example.labels))))
+    records = read_corpus(config, SilentReporter()).records("dev")
+    examples = make_encoder(config, load_tokenizer(str(student), "student")).encode(records).examples
     nats, right, tokens = [], [], []
-    for start in range(0, len(examples), AT_ONCE):
-        inputs, mask, labels = batch(examples[start : start + AT_ONCE])
+    for chosen in batches(examples, model.config.vocab_size):
+        inputs, mask, labels = padded_batch(chosen, model.config.pad_token_id, torch.device("cpu"))
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=inputs, attention_mask=mask, labels=labels).logits.float()
-        valid = labels != -100
+        valid = labels != IGNORE_INDEX
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
         nats.append(loss.sum(dim=1))
         right.append(((logits.argmax(dim=-1) == labels) & valid).sum(dim=1))
@@ -102,14 +102,5 @@ def score(student: Path) -> tuple[int, str, str, str, str]:
     )
 
 
-def batch(examples: tuple[Example, ...]) -> tuple[Any, Any, Any]:
-    """Input ids, attention mask, labels, each [B,length]."""
-    pad = torch.nn.utils.rnn.pad_sequence
-    inputs = pad([torch.tensor(example.input_ids) for example in examples], batch_first=True)
-    mask = pad([torch.ones(len(example.input_ids), dtype=torch.long) for example in examples], batch_first=True)
-    labels = pad([torch.tensor(example.labels) for example in examples], batch_first=True, padding_value=-100)
-    return inputs, mask, labels
-
-
-if __name__ == "__main__":
+if __name__ == "__main__":  # the corpus is mined in processes that import this file
     main()
