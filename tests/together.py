@@ -94,6 +94,9 @@ def _plant(rank: int, step: int, kind: str) -> None:
     """One process fails at the beginning of a step (from 0): the others are in the middle of theirs."""
     from distillctl.core.training.loop import Trainer
 
+    if kind in ("gradient", "loss"):
+        _spoil(step, kind)
+        return
     original = Trainer._begin
 
     def begin(self: Trainer, inputs: Any, number: int, separate: bool) -> int:
@@ -102,6 +105,31 @@ def _plant(rank: int, step: int, kind: str) -> None:
         return original(self, inputs, number, separate)
 
     Trainer._begin = begin  # type: ignore[method-assign]
+
+
+def _spoil(step: int, kind: str) -> None:
+    """In every process, a step's (from 0) gradient is not a number, or only what is said of its loss."""
+    from distillctl.core.errors import NotFiniteError
+    from distillctl.core.training.loop import Trainer
+
+    name = "_update" if kind == "gradient" else "_end_step"
+    original = getattr(Trainer, name)
+
+    def spoilt(self: Trainer, number: int) -> Any:
+        if number == step and kind == "loss":
+            raise NotFiniteError("a loss is not a number")
+        return original(self, number)
+
+    def logits(self: Trainer, model: Any, micro: Any) -> Any:
+        found = forward(self, model, micro)
+        if self.state.step == step and found.requires_grad:
+            found.register_hook(lambda gradient: gradient * float("nan"))
+        return found
+
+    forward = Trainer._logits
+    if kind == "gradient":
+        Trainer._logits = logits  # type: ignore[method-assign]
+    setattr(Trainer, name, spoilt)
 
 
 def _fail(kind: str) -> None:

@@ -116,10 +116,26 @@ fsdp_config:
   fsdp_state_dict_type: SHARDED_STATE_DICT
 """
 """A configuration as ``accelerate config`` writes it."""
+DEEPSPEED = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+deepspeed_config:
+  gradient_accumulation_steps: 1
+  gradient_clipping: 1.0
+  offload_optimizer_device: none
+  offload_param_device: none
+  zero3_init_flag: true
+  zero3_save_16bit_model: false
+  zero_stage: 3
+"""
 LAUNCHERS = {
     "torchrun": ("torch.distributed.run", "--nproc-per-node", "2"),
     "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
     "accelerate, its file": ("accelerate.commands.launch", "--config_file", "fsdp.yaml"),
+    "accelerate, DeepSpeed": ("accelerate.commands.launch", "--config_file", "deepspeed.yaml"),
 }
 
 
@@ -129,7 +145,10 @@ def test_launched_from_the_command_line_a_run_ends_as_that_of_one_process(
     launcher: str, tiny: Tiny, tmp_path: Path
 ) -> None:
     settings = ("evaluation.on_epoch_end=true", "logging.tensorboard=true", "training.num_train_epochs=2")
+    if launcher == "accelerate, DeepSpeed":
+        pytest.importorskip("deepspeed")
     (tmp_path / "fsdp.yaml").write_text(FSDP)
+    (tmp_path / "deepspeed.yaml").write_text(DEEPSPEED)
     port = (
         ("--main_process_port", str(free_port())) if "accelerate" in launcher else ("--master-port", str(free_port()))
     )
@@ -177,6 +196,37 @@ def test_processes_with_the_student_in_shards_train_the_student_of_one(name: str
     assert record(tmp_path / "one")["training"] == record(tmp_path / "two")["training"]
 
 
+ZERO = {
+    "1": (QUARTERS, {}),
+    "2": (QUARTERS, {}),
+    "2, saving": (("teacher.mode=cached", "teacher.top_k=32", "training.gradient_checkpointing=true"), {}),
+    "3": (("student.init=random", "student.decoder_layers=1"), {}),
+    "3, accumulating": (QUARTERS, {}),
+    "2, offloaded": ((), {"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"}),
+}
+
+
+def with_zero(stage: str) -> dict[str, str]:
+    return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZERO)
+def test_processes_with_the_student_in_deepspeeds_parts_train_the_student_of_one(
+    name: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    pytest.importorskip("deepspeed")
+    more, environment = ZERO[name]
+    own = [f"teacher.cache_dir={tmp_path / 'cache'}", "evaluation.on_epoch_end=true", "training.num_train_epochs=2"]
+    settings = tiny.settings(tmp_path / "two", *own, *HALVES, *more)
+    ends = run_jobs(tmp_path, [{"settings": settings}], environment=with_zero(name[0]) | environment)
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    run_config(tiny.config(tmp_path / "one", *own, *more, *WHOLE, "training.gradient_accumulation_steps=1"))
+    same_losses(tmp_path / "one", tmp_path / "two")
+    same_student(tmp_path / "one", tmp_path / "two")
+    assert record(tmp_path / "one")["training"] == record(tmp_path / "two")["training"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "said", "status"),
@@ -212,8 +262,13 @@ def test_a_killed_process_is_missed(tiny: Tiny, tmp_path: Path, rank: int) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", [{}, IN_SHARDS], ids=["copies", "shards"])
+@pytest.mark.parametrize(
+    "layout", [{}, IN_SHARDS, with_zero("1"), with_zero("3")], ids=["copies", "shards", "ZeRO 1", "ZeRO 3"]
+)
 def test_resumed_processes_end_as_if_nothing_had_been(layout: dict[str, str], tiny: Tiny, tmp_path: Path) -> None:
+    if "ACCELERATE_USE_DEEPSPEED" in layout:
+        pytest.importorskip("deepspeed")
+
     def run(job: dict[str, Any], count: int = 2) -> list[int]:
         return [code for code, _, _ in run_jobs(tmp_path, [job], count, layout)]
 
@@ -227,6 +282,24 @@ def test_resumed_processes_end_as_if_nothing_had_been(layout: dict[str, str], ti
     assert run(again) == [0, 0]
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
     assert student_bytes(tmp_path / "stopped") == student_bytes(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["gradient", "loss"])
+@pytest.mark.parametrize(
+    "layout", [{}, IN_SHARDS, with_zero("1"), with_zero("2"), with_zero("3")], ids=["copies", "shards", "1", "2", "3"]
+)
+def test_a_step_that_is_passed_over_leaves_nothing_behind(
+    fault: str, layout: dict[str, str], tiny: Tiny, tmp_path: Path
+) -> None:
+    if "ACCELERATE_USE_DEEPSPEED" in layout:
+        pytest.importorskip("deepspeed")
+    for name, split, count, environment in (("one", WHOLE, 1, {}), ("two", QUARTERS, 2, layout)):
+        job = {"settings": tiny.settings(tmp_path / name, *split, "training.on_nan=skip"), "fault": [0, 3, fault]}
+        assert [code for code, _, _ in run_jobs(tmp_path, [job], count, environment)] == [0] * count
+        assert record(tmp_path / name)["training"]["skipped_steps"] == [4]
+    same_losses(tmp_path / "one", tmp_path / "two")
+    same_student(tmp_path / "one", tmp_path / "two")
 
 
 def captured(folder: Path) -> dict[bytes, bytes]:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 
-from distillctl.core.config.schema import Config
+from distillctl.core.config.schema import Config, TrainingConfig
 from distillctl.core.errors import UsageError
 from distillctl.core.processes import Processes, current, join, launched
 
 TIMEOUT = timedelta(hours=1)
 """Of a collective. Long work of one process (decoding, checkpoints) is not waited for in one, see ``Processes``."""
 
+DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+
 REFUSED = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
     "ACCELERATE_USE_TP": "tensor parallelism",
@@ -30,6 +34,20 @@ REFUSED_OF_FSDP = {
     "FSDP_IGNORED_MODULES": "leave fsdp_ignored_modules out: every weight is trained",
 }
 """The same of its FSDP section, and what to do instead."""
+
+
+NOT_DEEPSPEEDS = {
+    "optimizer": "training.optimizer",
+    "scheduler": "training.lr_scheduler_type and training.warmup_ratio",
+    "train_batch_size": "training.per_device_train_batch_size",
+    "train_micro_batch_size_per_gpu": "training.per_device_train_batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "gradient_clipping": "training.max_grad_norm",
+    "fp16": "training.bf16",
+    "amp": "training.bf16",
+    "torch_autocast": "training.bf16",
+}
+"""Sections of a DeepSpeed configuration that say what a run's own configuration says, and where that says it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,55 @@ def sharding_asked_for() -> Sharding | None:
     return Sharding(reshard, _is_on("FSDP_OFFLOAD_PARAMS"), layers)
 
 
+def deepspeed_asked_for(training: TrainingConfig) -> dict[str, Any] | None:
+    """DeepSpeed's configuration as Accelerate's asks for it, for a run's settings; None where it asks for none.
+
+    What says "auto" is the run's, or left to DeepSpeed. Stage 0 asks for whole copies: that is none.
+
+    Raises UsageError for what the run's configuration says otherwise, see :data:`NOT_DEEPSPEEDS`, and for an optimizer
+    that is several.
+    """
+    if not _is_on(DEEPSPEED):
+        return None
+    asked = _without_auto(_deepspeed_file())
+    asked.pop("bf16", None)  # resolve_precision has read it
+    own = {"gradient_accumulation_steps": 1, "gradient_clipping": training.max_grad_norm}
+    for name, instead in NOT_DEEPSPEEDS.items():
+        found = asked.pop(name, None)
+        if found is not None and found != own.get(name) and (not isinstance(found, dict) or _enabled(found)):
+            raise UsageError(f"DeepSpeed's {name}={found}: leave it out or say auto, and set {instead}")
+    if not asked.get("zero_optimization", {}).get("stage"):
+        return None
+    if training.optimizer != "adamw":
+        raise UsageError(f"training.optimizer={training.optimizer}: DeepSpeed takes one optimizer, adamw")
+    own["train_micro_batch_size_per_gpu"] = 1  # which it only counts with
+    return {**asked, **own, "zero_allow_untrusted_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+
+
+def _deepspeed_file() -> dict[str, Any]:
+    """What Accelerate makes of its variables and of the file that they may name."""
+    from accelerate.utils import DeepSpeedPlugin
+
+    try:
+        found: dict[str, Any] = DeepSpeedPlugin().deepspeed_config
+    except (ValueError, OSError) as error:
+        raise UsageError(f"Accelerate's configuration of DeepSpeed: {error}") from error
+    return found
+
+
+def _without_auto(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_auto(value) if isinstance(value, Mapping) else value
+        for name, value in section.items()
+        if value != "auto" and value is not None
+    }
+
+
+def _enabled(section: Mapping[str, Any]) -> bool:
+    """Whether a section of DeepSpeed's is in force: one that does not say so is."""
+    return bool(section) and section.get("enabled", True) is not False
+
+
 def _is_on(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() in ("true", "1", "yes")
 
@@ -82,6 +149,8 @@ def resolve_precision(config: Config) -> Config:
     Raises UsageError where Accelerate's own configuration asks for another precision than this one.
     """
     wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if _is_on(DEEPSPEED) and _enabled(_without_auto(_deepspeed_file().get("bf16", {}))):
+        wanted = "bf16"
     if wanted not in ("no", "bf16"):
         raise UsageError(f"Accelerate's mixed_precision={wanted}: should be no or bf16 (training.bf16)")
     if wanted == "bf16" and config.training.bf16 is False:
@@ -121,14 +190,26 @@ def make_accelerator(device: str, bf16: bool) -> Accelerator:
         torch.cuda.set_device(device)
     # Accelerate keeps its state in the process: a second run in it may want another precision.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision="bf16" if bf16 else "no",
-        gradient_accumulation_steps=1,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
-    )
+    with _deepspeed_hidden():
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="bf16" if bf16 else "no",
+            gradient_accumulation_steps=1,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
+        )
     join(accelerator.process_index, accelerator.num_processes)
     return accelerator
+
+
+@contextmanager
+def _deepspeed_hidden() -> Iterator[None]:
+    """Accelerate would let DeepSpeed start the processes' group, and every optimizer step go its own way."""
+    asked = os.environ.pop(DEEPSPEED, None)
+    try:
+        yield
+    finally:
+        if asked is not None:
+            os.environ[DEEPSPEED] = asked
 
 
 def training_device(device: str) -> torch.device:
@@ -149,6 +230,7 @@ def start_together(config: Config) -> tuple[Accelerator, Processes]:
 
     Raises UsageError as :func:`make_accelerator` does, and where they do not have the same settings.
     """
+    deepspeed_asked_for(config.training)  # before anything is read
     accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
     processes = current()
     if processes.share(config.fingerprint) != config.fingerprint():
@@ -157,16 +239,12 @@ def start_together(config: Config) -> tuple[Accelerator, Processes]:
 
 
 def _check_launch(device: str) -> None:
-    """Refuses what would be ignored, or would break what the trainer relies on.
-
-    It starts the backward pass itself, from the logits, and reads whole parameters (the gate before step 1,
-    checkpoints): DeepSpeed's engine wants to be called.
-    """
+    """Refuses what would be ignored, or would break what the trainer relies on."""
     for variable, name in REFUSED.items():
         if _is_on(variable):
             raise UsageError(
                 f"Accelerate's configuration switches on {name}, which distillctl does not do: use a MULTI_GPU or "
-                "MULTI_CPU configuration (whole copies), FSDP with fsdp_version 2 (shards), or torchrun"
+                "MULTI_CPU configuration (whole copies), FSDP with fsdp_version 2 or DeepSpeed (shards), or torchrun"
             )
     if sharding_asked_for() is not None:
         # transformers would give all processes but one models without weights, the teacher and the encoder too.

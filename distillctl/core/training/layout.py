@@ -1,4 +1,4 @@
-"""How a student lies in the processes that train it: a whole copy in each, or in shards.
+"""How a student lies in the processes that train it: a whole copy in each, in shards, or in DeepSpeed's hands.
 
 Shards are FSDP2's (``torch.distributed.fsdp.fully_shard``; Zhao et al. 2023): each process keeps its part of every
 weight, of its gradient and of the optimizer's moments, and whole weights are put together for the moment in which a
@@ -14,6 +14,7 @@ a parameter already managed by another FSDP group"; Accelerate 1.15.0, torch 2.1
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,8 +24,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from distillctl.core.config.schema import TrainingConfig
 from distillctl.core.errors import UsageError
-from distillctl.core.training.accelerator import Sharding, sharding_asked_for
+from distillctl.core.training.accelerator import Sharding, deepspeed_asked_for, sharding_asked_for
 
 Optimizers = list[torch.optim.Optimizer]
 
@@ -44,25 +46,52 @@ class Layout(Protocol):
     def no_sync(self, model: Any) -> AbstractContextManager[Any]:
         """Around the backward passes of a step but its last: gradients are added up, not exchanged."""
 
+    def update(self, model: Any, optimizers: list[Any]) -> float:
+        """Clips the gradients' total norm, does one step of every optimizer, forgets the gradients.
+
+        Returns the norm as it was before; where it is not finite, nothing was updated.
+        """
+
     def whole(self, student: Any) -> AbstractContextManager[Any]:
         """The student in one piece in the main process, after :meth:`spread`. All processes meet for it."""
 
 
-def layout_of(accelerator: Accelerator) -> Layout:
-    """The layout that Accelerate's configuration asks for."""
+def layout_of(accelerator: Accelerator, training: TrainingConfig) -> Layout:
+    """The layout that Accelerate's configuration asks for. One process alone has nothing to share out.
+
+    Raises UsageError as :func:`deepspeed_asked_for` does.
+    """
+    zero = deepspeed_asked_for(training)
     sharding = sharding_asked_for()
-    if sharding is None or accelerator.num_processes == 1:
-        return WholeCopies(accelerator)
-    return Shards(accelerator, sharding)
+    if accelerator.num_processes > 1 and zero is not None:
+        from distillctl.core.training.deepspeed_layout import DeepSpeedParts  # which it builds upon
+
+        return DeepSpeedParts(accelerator, zero)
+    if accelerator.num_processes > 1 and sharding is not None:
+        return Shards(accelerator, training.max_grad_norm, sharding)
+    return WholeCopies(accelerator, training.max_grad_norm)
 
 
-class WholeCopies:
+class _Clipping:
+    """One clip, and one step of every optimizer, by Accelerate."""
+
+    def __init__(self, accelerator: Accelerator, most: float) -> None:
+        self._accelerator, self._most = accelerator, most
+
+    def update(self, model: Any, optimizers: list[Any]) -> float:
+        norm = self._accelerator.clip_grad_norm_(model.parameters(), self._most)
+        total = float(whole_tensor(norm)) if norm is not None else math.nan
+        if math.isfinite(total):
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        return total
+
+
+class WholeCopies(_Clipping):
     """Every process has the whole student, and gradients are averaged over them (DDP); or there is one process."""
 
     whole_at_first = False
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
 
     def spread(self, student: Any, make_optimizers: Callable[[], Optimizers]) -> tuple[Any, list[Any]]:
         model, *optimizers = self._accelerator.prepare(student, *make_optimizers())
@@ -79,18 +108,18 @@ class WholeCopies:
         return nullcontext(student)
 
 
-class Shards:
+class Shards(_Clipping):
     """Every process has its part of each of the student's weights."""
 
     whole_at_first = True
 
-    def __init__(self, accelerator: Accelerator, sharding: Sharding) -> None:
-        self._accelerator, self._sharding = accelerator, sharding
-        self._twin: Any = None
+    def __init__(self, accelerator: Accelerator, most: float, sharding: Sharding) -> None:
+        super().__init__(accelerator, most)
+        self._sharding = sharding
+        self._twin: Twin | None = None
 
     def spread(self, student: Any, make_optimizers: Callable[[], Optimizers]) -> tuple[Any, list[Any]]:
-        # Before the student is taken apart: FSDP's modules cannot be copied.
-        self._twin = copy.deepcopy(student).to("cpu") if self._accelerator.is_main_process else None
+        self._twin = Twin(student, self._accelerator)
         self._shard(student)
         return student, make_optimizers()
 
@@ -140,19 +169,38 @@ class Shards:
         finally:
             model.set_requires_gradient_sync(True)
 
+    def whole(self, student: Any) -> AbstractContextManager[Any]:
+        assert self._twin is not None
+        return self._twin.filled(student, whole_tensor)
+
+
+class Twin:
+    """The main process's copy of a student that is about to be taken apart: it waits in the CPU's memory.
+
+    It is made before: modules of FSDP and DeepSpeed cannot be copied.
+    """
+
+    def __init__(self, student: Any, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._model = copy.deepcopy(student).to("cpu") if accelerator.is_main_process else None
+
     @contextmanager
-    def whole(self, student: Any) -> Iterator[Any]:
-        places = {} if self._twin is None else dict(self._twin.named_parameters())
+    def filled(self, student: Any, put_together: Callable[[Any], Tensor]) -> Iterator[Any]:
+        """The copy on the accelerator with the weights of now, None in other processes. All of them meet for it.
+
+        ``put_together`` gives a whole weight for one of the student's.
+        """
+        places = {} if self._model is None else dict(self._model.named_parameters())
         with torch.no_grad():
             for name, parameter in student.named_parameters():
-                found = whole_tensor(parameter)
+                found = put_together(parameter)
                 if name in places:
                     places[name].copy_(found)
         try:
-            yield None if self._twin is None else self._twin.to(self._accelerator.device)
+            yield None if self._model is None else self._model.to(self._accelerator.device)
         finally:
-            if self._twin is not None:
-                self._twin.to("cpu")
+            if self._model is not None:
+                self._model.to("cpu")
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from distillctl.core.training.checkpoints import (
 from distillctl.core.training.diagnostics import BadStep, stop, too_many, write_diagnostics
 from distillctl.core.training.gate import check_terms_reach_student
 from distillctl.core.training.interrupts import InterruptFlag
-from distillctl.core.training.layout import layout_of, whole_tensor
+from distillctl.core.training.layout import layout_of
 from distillctl.core.training.memory import peak_memory_mb
 from distillctl.core.training.optimisation import learning_rate_factor, make_optimizers, set_learning_rate
 from distillctl.core.training.random_state import restore_random_state
@@ -101,7 +101,7 @@ class Trainer:
         self.student = student
         self._start_id, self._padding_id = special_ids(student, "student")
         prepare_student(student, config)
-        self.layout = layout_of(accelerator)
+        self.layout = layout_of(accelerator, config.training)
         self.model: Any = None
         self.optimizers: list[Any] = []
         if not self.layout.whole_at_first:
@@ -304,10 +304,7 @@ class Trainer:
             report = self._end_step(number)
         self.rebalanced = report.rebalanced
         with self.phases.phase(parts.OPTIMIZER):
-            total_norm = self._clip(number)
-            for optimizer in self.optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            total_norm = self._update(number)
         self.state = replace(self.state, step=number + 1, target_tokens=self.state.target_tokens + tokens)
         seconds = time.perf_counter() - started
         return {
@@ -382,10 +379,9 @@ class Trainer:
         with self.phases.phase(parts.LOGGING):
             return float(self.accelerator.reduce(tail, reduction="sum")) / max(1, tokens)
 
-    def _clip(self, number: int) -> float:
-        """Clips the total gradient norm and returns it as it was. Raises NotFiniteError when it is not finite."""
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.training.max_grad_norm)
-        total = float(whole_tensor(norm)) if norm is not None else math.nan
+    def _update(self, number: int) -> float:
+        """Clips the total gradient norm, updates, returns the norm as it was. Raises NotFiniteError for no number."""
+        total = self.layout.update(self.model, self.optimizers)
         if not math.isfinite(total):
             raise NotFiniteError(
                 f"step {number + 1}: the gradient of the student's parameters is {total}; nothing was updated. "

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from distillctl.core.training.accelerator import (
     REFUSED,
     Sharding,
     computes_in_bf16,
+    deepspeed_asked_for,
     make_accelerator,
     resolve_precision,
     sharding_asked_for,
@@ -91,6 +96,91 @@ def test_what_is_not_done_of_fsdp_is_refused(launch: pytest.MonkeyPatch, variabl
     launch.setenv(variable, value)
     with pytest.raises(UsageError, match=words):
         make_accelerator("cpu", bf16=False)
+
+
+@pytest.fixture
+def zero(launch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, Any] | None]:
+    """What is asked of DeepSpeed by a file of these sections, for a run of these settings."""
+
+    def asked(sections: Mapping[str, Any], *settings: str) -> dict[str, Any] | None:
+        file = tmp_path / "deepspeed.json"
+        file.write_text(json.dumps({"zero_optimization": {"stage": 2}, **sections}))
+        launch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+        launch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+        return deepspeed_asked_for(load_config(settings=list(settings)).training)
+
+    return asked
+
+
+Asked = Callable[..., dict[str, Any] | None]
+
+
+def test_deepspeed_is_asked_for_by_accelerates_variables(launch: pytest.MonkeyPatch) -> None:
+    training = load_config(settings=["training.max_grad_norm=0.5"]).training
+    assert deepspeed_asked_for(training) is None
+    launch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    launch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    launch.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu")
+    asked = deepspeed_asked_for(training)
+    assert asked is not None
+    assert asked["zero_optimization"]["stage"] == 3
+    assert asked["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert asked["gradient_clipping"] == 0.5
+    assert make_accelerator("cpu", bf16=False).num_processes == 1
+    assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
+
+
+def test_what_a_deepspeed_file_leaves_to_the_run_is_the_runs(zero: Asked) -> None:
+    auto = dict.fromkeys(("train_batch_size", "gradient_accumulation_steps", "gradient_clipping"), "auto")
+    bucket = {"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto", "overlap_comm": True}}
+    asked = zero({**auto, **bucket, "fp16": {"enabled": False}, "comms_logger": {"enabled": False}})
+    assert asked is not None
+    assert asked["zero_optimization"] == {"stage": 2, "overlap_comm": True}
+    assert asked["gradient_clipping"] == 1.0
+    assert asked["comms_logger"] == {"enabled": False}
+    assert "fp16" not in asked and "train_batch_size" not in asked
+    assert zero({"gradient_clipping": 1.0, "gradient_accumulation_steps": 1}) is not None
+
+
+def test_stage_zero_asks_for_whole_copies(zero: Asked) -> None:
+    assert zero({"zero_optimization": {"stage": 0}}) is None
+
+
+@pytest.mark.parametrize(
+    ("sections", "settings", "words"),
+    [
+        (
+            {"gradient_clipping": 2.0},
+            (),
+            r"gradient_clipping=2\.0: leave it out or say auto, and set training\.max_",
+        ),
+        ({"optimizer": {"type": "Adam"}}, (), r"leave it out or say auto, and set training\.optimizer"),
+        ({"scheduler": {"type": "WarmupLR"}}, (), r"set training\.lr_scheduler_type and training\.warmup_ratio"),
+        ({"train_micro_batch_size_per_gpu": 8}, (), r"set training\.per_device_train_batch_size"),
+        ({"fp16": {"enabled": True}}, (), r"fp16={'enabled': True}: leave it out or say auto, and set training\.bf16"),
+        ({}, ("training.optimizer=muon",), r"training\.optimizer=muon: DeepSpeed takes one optimizer, adamw"),
+    ],
+)
+def test_what_a_deepspeed_file_says_against_the_run_is_refused(
+    zero: Asked, sections: dict[str, Any], settings: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        zero(sections, *settings)
+
+
+def test_a_deepspeed_file_that_is_not_there_is_an_error_of_use(zero: Asked, launch: pytest.MonkeyPatch) -> None:
+    zero({})
+    launch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", "nowhere.json")
+    with pytest.raises(UsageError, match=r"Accelerate's configuration of DeepSpeed: .*nowhere\.json"):
+        deepspeed_asked_for(load_config().training)
+
+
+def test_deepspeeds_bf16_is_the_answer_to_auto(zero: Asked) -> None:
+    zero({"bf16": {"enabled": True}})
+    assert resolve_precision(load_config(settings=["device=cpu"])).training.bf16 is True
+    zero({"bf16": {"enabled": "auto"}})
+    auto = resolve_precision(load_config(settings=["device=cpu"])).training.bf16
+    assert auto is computes_in_bf16("cpu")
 
 
 def test_every_process_loads_its_models_whole(launch: pytest.MonkeyPatch) -> None:

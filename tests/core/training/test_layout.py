@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import distributed, nn
 
+from distillctl.core.config.schema import TrainingConfig
 from distillctl.core.errors import RunError, UsageError
 from distillctl.core.progress import SilentReporter
 from distillctl.core.training import loop
@@ -30,7 +32,10 @@ def in_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[InShards]:
     """From then on trainers have their student in shards, all of which lie in this process."""
 
     def use(sharding: Sharding) -> None:
-        monkeypatch.setattr(loop, "layout_of", lambda accelerator: Shards(accelerator, sharding))
+        def shards(accelerator: Accelerator, training: TrainingConfig) -> Shards:
+            return Shards(accelerator, training.max_grad_norm, sharding)
+
+        monkeypatch.setattr(loop, "layout_of", shards)
 
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     yield use

@@ -26,13 +26,13 @@ from tests.tiny import ALL_TERMS, Tiny, distance, rows_of, weights_of
 def gradients_of_step(trainer: Trainer, number: int) -> dict[str, Tensor]:
     """What the optimizer of a step is given, taken just before clipping."""
     taken: dict[str, Tensor] = {}
-    clip = trainer._clip
+    update = trainer._update
 
     def capture(step: int) -> float:
         taken.update({n: p.grad.clone() for n, p in trainer.student.named_parameters() if p.grad is not None})
-        return clip(step)
+        return update(step)
 
-    trainer._clip = capture  # type: ignore[method-assign,assignment]
+    trainer._update = capture  # type: ignore[method-assign,assignment]
     trainer._step(number)
     return taken
 
