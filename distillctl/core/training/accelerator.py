@@ -102,7 +102,7 @@ def deepspeed_asked_for(training: TrainingConfig) -> dict[str, Any] | None:
         return None
     asked = _without_auto(_deepspeed_file())
     asked.pop("bf16", None)  # resolve_precision has read it
-    own = {"gradient_accumulation_steps": 1, "gradient_clipping": training.max_grad_norm}
+    own: dict[str, Any] = {"gradient_accumulation_steps": 1, "gradient_clipping": training.max_grad_norm}
     for name, instead in NOT_DEEPSPEEDS.items():
         found = asked.pop(name, None)
         if found is not None and found != own.get(name) and (not isinstance(found, dict) or _enabled(found)):
@@ -135,8 +135,8 @@ def _without_auto(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _enabled(section: Mapping[str, Any]) -> bool:
-    """Whether a section of DeepSpeed's is in force: one that does not say so is."""
-    return bool(section) and section.get("enabled", True) is not False
+    """Whether a section of DeepSpeed's is in force: one of a "type" always, another where it says so."""
+    return bool(section.get("enabled", "type" in section))
 
 
 def _is_on(variable: str) -> bool:

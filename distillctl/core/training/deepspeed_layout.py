@@ -109,8 +109,10 @@ class EngineOptimizer:
         self.holds_gradients = False
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forgets gradients that are not to be used. The engine has its own parts of them, which have no such function;
-        with one that is not a number it throws all of them away."""
+        """Forgets gradients that are not to be used, to which stage 3 would add those of the next step.
+
+        The engine has no function for it; where one of them is not a number it throws all of them away.
+        """
         from deepspeed.utils import safe_set_full_grad
 
         if self.holds_gradients:

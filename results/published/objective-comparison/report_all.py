@@ -2,7 +2,7 @@
 
     python results/published/objective-comparison/report_all.py
 
-writes report/ (every arm against trident) and report-from-v1/ (what v1 loses by each part that is removed).
+writes report/ (every arm against trident) and report-from-v1/ (what v1 loses by each part that is taken out of it).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from run_all import DONE, HERE, is_kept
 
-REPORTS = {"report": ("trident", "v1"), "report-from-v1": ("v1", "v1-first")}
-"""Folder: the arm that all others are compared with, and the one that gets the verdicts."""
+REPORTS = {"report": ("trident", "v1"), "report-from-v1": ("v1", "v1-unbalanced")}
+"""Folder: the arm that all others are compared with, and the one that gets the pictures and the verdicts."""
 
 
 def main() -> int:

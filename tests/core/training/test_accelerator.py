@@ -133,7 +133,7 @@ def test_deepspeed_is_asked_for_by_accelerates_variables(launch: pytest.MonkeyPa
 def test_what_a_deepspeed_file_leaves_to_the_run_is_the_runs(zero: Asked) -> None:
     auto = dict.fromkeys(("train_batch_size", "gradient_accumulation_steps", "gradient_clipping"), "auto")
     bucket = {"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto", "overlap_comm": True}}
-    asked = zero({**auto, **bucket, "fp16": {"enabled": False}, "comms_logger": {"enabled": False}})
+    asked = zero({**auto, **bucket, "fp16": {"loss_scale": 0}, "comms_logger": {"enabled": False}})
     assert asked is not None
     assert asked["zero_optimization"] == {"stage": 2, "overlap_comm": True}
     assert asked["gradient_clipping"] == 1.0
