@@ -2,7 +2,8 @@
 
     python results/published/objective-comparison/report_all.py
 
-writes report/ (every arm against trident) and report-from-v1/ (what v1 loses by each part that is taken out of it).
+writes report/ (every arm against trident), report-from-v1/ (what v1 loses by each part that is taken out of it), and
+report-N/ (as report/, of the runs on N records).
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from run_all import DONE, HERE, is_kept
+from run_all import HERE, RECORDS, done, is_kept
 
-REPORTS = {"report": ("trident", "v1"), "report-from-v1": ("v1", "v1-unbalanced")}
-"""Folder: the arm that all others are compared with, and the one that gets the pictures and the verdicts."""
+REPORTS = {
+    "report": (RECORDS, "trident", "v1"),
+    "report-from-v1": (RECORDS, "v1", "v1-unbalanced"),
+    "report-4000": (4000, "trident", "v1"),
+}
+"""Folder: records; the arm that all others are compared with; the one that gets the pictures and the verdicts."""
 
 
 def main() -> int:
@@ -24,14 +29,14 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=HERE, help="the two folders are written below it")
     parser.add_argument("--only", choices=REPORTS, help="one of them")
     options = parser.parse_args()
-    seeds = kept_seeds()
-    for name, (baseline, candidate) in REPORTS.items():
+    for name, (records, baseline, candidate) in REPORTS.items():
+        seeds = kept_seeds(done(records))
         if options.only in (None, name) and {baseline, candidate} <= seeds.keys():
             arguments = command(seeds, baseline, candidate)
             # From beside the runs: what a report calls a run is the path it was given.
             code = subprocess.run(
                 [sys.executable, "-m", "distillctl", *arguments, "-o", str((options.output / name).resolve())],
-                cwd=DONE,
+                cwd=done(records),
                 check=False,
             ).returncode
             if code:
@@ -39,10 +44,10 @@ def main() -> int:
     return 0
 
 
-def kept_seeds() -> dict[str, list[str]]:
+def kept_seeds(runs: Path) -> dict[str, list[str]]:
     """Arm: the seeds of which there is a finished run."""
     seeds: dict[str, list[str]] = {}
-    for folder in sorted(DONE.iterdir()):
+    for folder in sorted(runs.iterdir()) if runs.exists() else ():
         if is_kept(folder):
             arm, _, seed = folder.name.rpartition("-")
             seeds.setdefault(arm, []).append(seed)

@@ -2,6 +2,8 @@
 
     python results/published/objective-comparison/run_all.py --hours 2 --commit
 
+With ``--records 4000`` it is the same experiment with other numbers of training records, in runs-4000/.
+
 Stopped at any time, it goes on with the next run that is missing; one that was under way goes on from its checkpoint
 where ``--work`` still has it. Several of it may run at once on one machine: each takes what no other has. With
 ``--hours`` it starts no run that would end after that time, by the longest of its runs so far.
@@ -20,7 +22,8 @@ from pathlib import Path
 from distillctl.core.store.lock import hold_alone
 
 HERE = Path(__file__).resolve().parent
-DONE = HERE / "runs"
+RECORDS = 10_000
+"""Of common.yaml."""
 MAIN = ("trident", "v1", "ancestor", "focal-jsd", "plain-ce")
 SEEDS = (1, 2, 3)
 IN_USE = 2
@@ -33,13 +36,17 @@ def main() -> int:
     parser.add_argument("--arms", default=",".join(MAIN), help="comma-separated names of files in arms/")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--hours", type=float, default=float("inf"))
-    parser.add_argument("--work", type=Path, default=Path("results/objective-comparison"))
-    parser.add_argument("--runs", type=Path, default=DONE, help="where finished runs are archived")
+    parser.add_argument("--records", type=int, default=RECORDS, help="to train on")
+    parser.add_argument("--work", type=Path, help="where runs are trained (default: in results/)")
+    parser.add_argument("--runs", type=Path, help="where finished runs are archived (default: beside this file)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="to try it out: with --runs")
     parser.add_argument("--commit", action="store_true", help="commit each finished run")
     options = parser.parse_args()
-    if options.set and options.runs == DONE:
+    if options.set and options.runs is None:
         parser.error("--set makes other runs than this experiment's: give --runs DIR, too")
+    options.runs = options.runs or done(options.records)
+    options.work = options.work or Path("results") / f"objective-comparison{suffix(options.records)}"
+    options.set.append(f"data.max_train_samples={options.records}")
     end, longest = time.monotonic() + options.hours * 3600, 0.0
     for arm, seed in missing(options.runs, options.arms.split(","), options.seeds.split(",")):
         if time.monotonic() + longest > end:
@@ -56,6 +63,16 @@ def main() -> int:
             keep(options.work / name, options.runs, commit=options.commit)
         longest = max(longest, time.monotonic() - started)
     return 0
+
+
+def done(records: int) -> Path:
+    """Where the finished runs on so many records are kept."""
+    return HERE / f"runs{suffix(records)}"
+
+
+def suffix(records: int) -> str:
+    """What the names of folders end with."""
+    return "" if records == RECORDS else f"-{records}"
 
 
 def missing(runs: Path, arms: list[str], seeds: list[str]) -> Iterator[tuple[str, str]]:
