@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 
 from distillctl.exit_codes import errors_as_exit_codes
@@ -31,6 +32,8 @@ def start(command: Sequence[str], count: int = 2, environment: Mapping[str, str]
     port = str(free_port())
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
     common |= {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": str(count), **(environment or {})}
+    if not torch.cuda.is_available():
+        common.setdefault("DS_ACCELERATOR", "cpu")  # unasked, DeepSpeed says on stdout that it found nothing better
     root = Path(__file__).resolve().parents[1]
     return [
         subprocess.Popen(
