@@ -1,9 +1,9 @@
 """The student in DeepSpeed's hands: ZeRO's parts of moments, gradients and weights (Rajbhandari et al. 2020).
 
 DeepSpeed's engine averages the gradients over the processes, clips, updates, and leaves everything as it was where
-their norm is not finite. What else it could do it is not asked for: it saves nothing (its checkpoints are pickles; ours
-are put together by its public ``safe_get_full_*`` functions, and are the same files as of any other layout), casts
-nothing (bfloat16 is autocast's; weights, gradients and what is exchanged stay float32) and schedules nothing.
+their norm is not finite. What else it could do it is not asked for: it saves nothing (checkpoints are put together by
+its public ``safe_get_full_*`` functions, and are the same safetensors and JSON as of any other layout), casts nothing
+(bfloat16 is autocast's; weights, gradients and what is exchanged stay float32) and schedules nothing.
 """
 
 from __future__ import annotations
