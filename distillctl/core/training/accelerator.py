@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -228,9 +229,14 @@ def training_device(device: str) -> torch.device:
 def start_together(config: Config) -> tuple[Accelerator, Processes]:
     """The accelerator of a configuration with its precision resolved, and the processes that were started together.
 
-    Raises UsageError as :func:`make_accelerator` does, and where they do not have the same settings.
+    Raises UsageError as :func:`make_accelerator` and :func:`deepspeed_asked_for` do, for a DeepSpeed that is not
+    installed, and where they do not have the same settings.
     """
-    deepspeed_asked_for(config.training)  # before anything is read
+    asked = deepspeed_asked_for(config.training)  # before anything is read
+    if asked is not None and launched()[2] > 1 and find_spec("deepspeed") is None:
+        raise UsageError(
+            "Accelerate's configuration asks for DeepSpeed, which is not installed: pip install 'distillctl[deepspeed]'"
+        )
     accelerator = make_accelerator(config.device, bf16=config.training.bf16 is True)
     processes = current()
     if processes.share(config.fingerprint) != config.fingerprint():

@@ -20,7 +20,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from distillctl.core.errors import UsageError
 from distillctl.core.training.layout import Optimizers, Twin
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -175,12 +174,8 @@ def _shape(parameter: Any) -> torch.Size:
 
 
 def _deepspeed() -> Any:
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise UsageError(
-            f"Accelerate's configuration asks for DeepSpeed, which cannot be imported ({error}): pip install deepspeed"
-        ) from error
+    import deepspeed
+
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # What DeepSpeed calls of torch is between the two.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)

@@ -13,6 +13,7 @@ import torch
 
 from distillctl.core.config import load_config
 from distillctl.core.errors import UsageError
+from distillctl.core.training import accelerator
 from distillctl.core.training.accelerator import (
     REFUSED,
     Sharding,
@@ -21,6 +22,7 @@ from distillctl.core.training.accelerator import (
     make_accelerator,
     resolve_precision,
     sharding_asked_for,
+    start_together,
 )
 
 
@@ -173,6 +175,14 @@ def test_a_deepspeed_file_that_is_not_there_is_an_error_of_use(zero: Asked, laun
     launch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", "nowhere.json")
     with pytest.raises(UsageError, match=r"Accelerate's configuration of DeepSpeed: .*nowhere\.json"):
         deepspeed_asked_for(load_config().training)
+
+
+def test_a_deepspeed_that_is_not_installed_is_said_before_anything_is_read(launch: pytest.MonkeyPatch) -> None:
+    launch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    launch.setenv("WORLD_SIZE", "2")
+    launch.setattr(accelerator, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"not installed: pip install 'distillctl\[deepspeed\]'"):
+        start_together(load_config(settings=["device=cpu"]))
 
 
 def test_deepspeeds_bf16_is_the_answer_to_auto(zero: Asked) -> None:
