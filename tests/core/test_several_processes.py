@@ -228,6 +228,19 @@ def test_processes_with_the_student_in_deepspeeds_parts_train_the_student_of_one
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("stage", "near"), [("2", 1e-9), ("3", 5e-3)])
+def test_in_bf16_deepspeeds_parts_give_the_losses_of_whole_copies(
+    stage: str, near: float, tiny: Tiny, tmp_path: Path
+) -> None:
+    pytest.importorskip("deepspeed")
+    for name, environment in (("copies", {}), ("parts", with_zero(stage))):
+        job = {"settings": tiny.settings(tmp_path / name, *HALVES, "training.bf16=true", "training.num_train_epochs=2")}
+        assert [code for code, _, _ in run_jobs(tmp_path, [job], environment=environment)] == [0, 0]
+    copies, parts = ([float(row["loss_total"]) for row in rows_of(tmp_path / name)] for name in ("copies", "parts"))
+    assert parts == pytest.approx(copies, rel=near)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "said", "status"),
     [

@@ -26,7 +26,7 @@ REPORTS = {
 def main() -> int:
     """Builds those of which there are runs; the first exit code that is not 0, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=HERE, help="the two folders are written below it")
+    parser.add_argument("-o", "--output", type=Path, default=HERE, help="the folders are written below it")
     parser.add_argument("--only", choices=REPORTS, help="one of them")
     options = parser.parse_args()
     for name, (records, baseline, candidate) in REPORTS.items():
