@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,10 +27,12 @@ def padded_batch(examples: Sequence[Example], padding_id: int, device: torch.dev
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    padded = torch.full((len(rows), max(map(len, rows))), value, dtype=torch.int64)
-    for number, row in enumerate(rows):
-        padded[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
-    return padded
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    padded = np.full((len(rows), lengths.max()), value, dtype=np.int64)
+    taken = np.arange(padded.shape[1]) < lengths[:, None]
+    # All rows at once: a tensor for each was a tenth of a step on a GPU.
+    padded[taken] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
+    return torch.from_numpy(padded)
 
 
 def batches(examples: Sequence[Example], width: int, most: int = 64) -> Iterator[list[Example]]:
