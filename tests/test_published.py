@@ -12,7 +12,9 @@ EXPERIMENT = Path(__file__).resolve().parents[1] / "results/published/objective-
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(path.parent.name for path in EXPERIMENT.glob("*/report.md")))
+@pytest.mark.parametrize(
+    "name", sorted(path.parent.relative_to(EXPERIMENT).as_posix() for path in EXPERIMENT.rglob("report.md"))
+)
 def test_the_published_tables_are_those_of_the_committed_runs(name: str, tmp_path: Path) -> None:
     command = [sys.executable, EXPERIMENT / "report_all.py", "--only", name, "-o", tmp_path]
     subprocess.run(command, check=True, capture_output=True)

@@ -1,9 +1,10 @@
-"""Builds this experiment's tables and pictures from runs/, with ``distillctl report``.
+"""Builds this experiment's tables and pictures from its runs, with ``distillctl report``.
 
     python results/published/objective-comparison/report_all.py
 
-writes report/ (every arm against trident), report-from-v1/ (what v1 loses by each part that is taken out of it), and
-report-N/ (as report/, of the runs on N records).
+writes report/ (every arm against trident) and report-all/ (the same of the runs on all records); of the runs with the
+first teacher, first-teacher/report/, /report-from-v1/ (what v1 loses by each part that is taken out of it) and
+/report-4000/ (on 4,000 records).
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from run_all import HERE, RECORDS, done, is_kept
+from run_all import HERE, is_kept
 
 REPORTS = {
-    "report": (RECORDS, "trident", "v1"),
-    "report-from-v1": (RECORDS, "v1", "v1-unbalanced"),
-    "report-4000": (4000, "trident", "v1"),
+    "report": ("runs", "trident", "v1"),
+    "report-all": ("runs-all", "trident", "v1"),
+    "first-teacher/report": ("first-teacher/runs", "trident", "v1"),
+    "first-teacher/report-from-v1": ("first-teacher/runs", "v1", "v1-unbalanced"),
+    "first-teacher/report-4000": ("first-teacher/runs-4000", "trident", "v1"),
 }
-"""Folder: records; the arm that all others are compared with; the one that gets the pictures and the verdicts."""
+"""Folder: its runs; the arm that all others are compared with; the one that gets the pictures and the verdicts."""
 
 
 def main() -> int:
@@ -29,14 +32,14 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=HERE, help="the folders are written below it")
     parser.add_argument("--only", choices=REPORTS, help="one of them")
     options = parser.parse_args()
-    for name, (records, baseline, candidate) in REPORTS.items():
-        seeds = kept_seeds(done(records))
+    for name, (runs, baseline, candidate) in REPORTS.items():
+        seeds = kept_seeds(HERE / runs)
         if options.only in (None, name) and {baseline, candidate} <= seeds.keys():
             arguments = command(seeds, baseline, candidate)
             # From beside the runs: what a report calls a run is the path it was given.
             code = subprocess.run(
                 [sys.executable, "-m", "distillctl", *arguments, "-o", str((options.output / name).resolve())],
-                cwd=done(records),
+                cwd=HERE / runs,
                 check=False,
             ).returncode
             if code:

@@ -2,7 +2,8 @@
 
     python results/published/objective-comparison/run_all.py --hours 2 --commit
 
-With ``--records 4000`` it is the same experiment with other numbers of training records, in runs-4000/.
+With ``--records 4000`` it is the same experiment with other numbers of training records, in runs-4000/. With
+``--config all-records.yaml --runs runs-all`` it is what that file says, on a GPU for instance.
 
 Stopped at any time, it goes on with the next run that is missing; one that was under way goes on from its checkpoint
 where ``--work`` still has it. Several of it may run at once on one machine: each takes what no other has. With
@@ -39,14 +40,16 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=RECORDS, help="to train on")
     parser.add_argument("--work", type=Path, help="where runs are trained (default: in results/)")
     parser.add_argument("--runs", type=Path, help="where finished runs are archived (default: beside this file)")
+    parser.add_argument("--config", type=Path, action="append", default=[], help="besides common.yaml: with --runs")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="to try it out: with --runs")
     parser.add_argument("--commit", action="store_true", help="commit each finished run")
     options = parser.parse_args()
-    if options.set and options.runs is None:
-        parser.error("--set makes other runs than this experiment's: give --runs DIR, too")
+    if (options.set or options.config) and options.runs is None:
+        parser.error("--set and --config make other runs than this experiment's: give --runs DIR, too")
+    if not options.config:  # else it says on how many records
+        options.set.append(f"data.max_train_samples={options.records}")
+    options.work = options.work or Path("results/objective-comparison") / (options.runs or done(options.records)).name
     options.runs = options.runs or done(options.records)
-    options.work = options.work or Path("results") / f"objective-comparison{suffix(options.records)}"
-    options.set.append(f"data.max_train_samples={options.records}")
     end, longest = time.monotonic() + options.hours * 3600, 0.0
     for arm, seed in missing(options.runs, options.arms.split(","), options.seeds.split(",")):
         if time.monotonic() + longest > end:
@@ -54,7 +57,7 @@ def main() -> int:
             return 0
         started = time.monotonic()
         name = f"{arm}-{seed}"
-        code = 0 if is_kept(options.work / name) else train(arm, seed, options.work / name, options.set)
+        code = 0 if is_kept(options.work / name) else train(arm, seed, options)
         if code == IN_USE and (options.work / name / "run.lock").exists():
             continue  # another of this is at it
         if code:
@@ -89,11 +92,13 @@ def is_kept(folder: Path) -> bool:
     return record.exists() and json.loads(record.read_text(encoding="utf-8"))["status"] == "finished"
 
 
-def train(arm: str, seed: str, folder: Path, settings: list[str]) -> int:
+def train(arm: str, seed: str, options: argparse.Namespace) -> int:
     """Trains and scores one run, or goes on with it; the exit code."""
+    folder = options.work / f"{arm}-{seed}"
     print(f"{time.strftime('%H:%M:%S')} {folder}", flush=True)
-    configs = ["--config", str(HERE / "arms" / f"{arm}.yaml"), "--config", str(HERE / "common.yaml")]
-    sets = [part for setting in settings for part in ("--set", setting)]
+    files = [HERE / "arms" / f"{arm}.yaml", HERE / "common.yaml", *options.config]
+    configs = [part for file in files for part in ("--config", str(file))]
+    sets = [part for setting in options.set for part in ("--set", setting)]
     command = ["train", *configs, *sets, "--seed", seed, "--output-dir", str(folder), *again(folder)]
     return subprocess.run([sys.executable, "-m", "distillctl", *command], check=False).returncode
 
