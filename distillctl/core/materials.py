@@ -25,7 +25,7 @@ from distillctl.core.encoder.opening import BankOpener
 from distillctl.core.encoder.stored import BankIdentity
 from distillctl.core.encoder.vocabulary_report import vocabulary_facts
 from distillctl.core.errors import DataError, UsageError
-from distillctl.core.losses.critical import CriticalTokens
+from distillctl.core.losses.critical import CriticalTargets, CriticalTokens
 from distillctl.core.models.encoders import input_embeddings, load_encoder
 from distillctl.core.models.frozen import store_in_bf16
 from distillctl.core.models.loading import (
@@ -154,21 +154,21 @@ def make_guides(
             reporter.note(f"encoder {config.encoder.model}: {facts['encoder']['summary']}")
     critical = critical_tokens(config, models.tokenizer, train)
     if critical is not None:
-        found = critical.coverage(example.labels for example in train.examples)
         facts["critical_tokens"] = {
             "language": critical.language,
-            "summary": str(found),
-            **found.to_dict(),
+            "summary": str(critical.coverage),
+            **critical.coverage.to_dict(),
         }
     return Guides(live, encoder, None, critical), facts
 
 
-def critical_tokens(config: Config, tokenizer: Any, train: Encoded) -> CriticalTokens | None:
-    """What weighs the critical tokens of the training records' language; None where all tokens weigh alike."""
+def critical_tokens(config: Config, tokenizer: Any, train: Encoded) -> CriticalTargets | None:
+    """Where the targets' critical tokens are, by the records' language; None where all tokens weigh alike."""
     settings = config.objective.critical_tokens
     if "focal" not in config.objective.active_terms or settings.weight <= 1:
         return None
-    return CriticalTokens(tokenizer, main_language(train.records), settings.extra)
+    words = CriticalTokens(tokenizer, main_language(train.records), settings.extra)
+    return words.read(example.labels for example in train.examples)
 
 
 def cache_opener(

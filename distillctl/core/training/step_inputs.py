@@ -11,7 +11,7 @@ from distillctl.core.config.schema import Config
 from distillctl.core.data.encoding import Example
 from distillctl.core.encoder.bank import EmbeddingBank
 from distillctl.core.encoder.frozen import FrozenEncoder
-from distillctl.core.losses.critical import CriticalTokens
+from distillctl.core.losses.critical import CriticalTargets
 from distillctl.core.losses.term import LossBatch
 from distillctl.core.teacher.interface import Teacher
 from distillctl.core.training.batches import MicroBatch, StepPlan, collate, share_of
@@ -24,7 +24,7 @@ class Guides:
     teacher: Teacher | None = None
     encoder: FrozenEncoder | None = None
     bank: EmbeddingBank | None = None
-    critical_tokens: CriticalTokens | None = None
+    critical_tokens: CriticalTargets | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class StepLoader:
         for share in shares:
             micro = collate(self._examples, share, self._padding_id)
             tokens += len(micro.places.flat)
-            weights = self._token_weights(micro.labels, number)
+            weights = self._token_weights(micro, number)
             moved = micro.to(self._device)
             micro_batches.append(moved)
             loss_batches.append(
@@ -113,13 +113,13 @@ class StepLoader:
         keys = [self._examples[index].key for index in micro.examples]
         return self._move(self._guides.bank.lookup(keys, length=micro.labels.shape[1]))
 
-    def _token_weights(self, labels: Tensor, number: int) -> Tensor | None:
+    def _token_weights(self, micro: MicroBatch, number: int) -> Tensor | None:
         critical, settings = self._guides.critical_tokens, self._config.objective.critical_tokens
         if critical is None:
             return None
         epochs = number * self._plan.step_size / self._plan.examples
         progress = 1.0 if settings.warmup_epochs == 0 else min(1.0, epochs / settings.warmup_epochs)
-        return critical.token_weights(labels, settings.weight, progress)
+        return critical.token_weights(micro.examples, micro.labels.shape[1], settings.weight, progress)
 
     def _move(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(self._device, non_blocking=True)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import ByT5Tokenizer
 
@@ -110,14 +112,31 @@ def test_the_caller_extends_the_words() -> None:
 
 def test_weights_rise_from_1_to_the_target_over_the_first_epoch() -> None:
     tokenizer = ByT5Tokenizer()
-    critical = CriticalTokens(tokenizer, "python")
-    labels = labels_of(tokenizer, "a is b", "a")
-    expected = torch.tensor([[0.0, 0, 1, 1, 0, 0], [0.0] * 6])
+    rows = [[token for token in row if token != -100] for row in labels_of(tokenizer, "x", "a is b", "a").tolist()]
+    critical = CriticalTokens(tokenizer, "python").read(rows)
+    expected = torch.tensor([[0.0] * 7, [0.0, 0, 1, 1, 0, 0, 0]])
     for progress in (0.0, 0.25, 1.0):
-        weights = critical.token_weights(labels, target=2.0, progress_in_first_epoch=progress)
+        weights = critical.token_weights([2, 1], 7, target=2.0, progress_in_first_epoch=progress)
         assert weights.dtype == torch.float32
         assert weights.tolist() == (1 + progress * expected).tolist()
-    assert critical.token_weights(labels, 1.0, 1.0).unique().tolist() == [1.0]
+    assert critical.token_weights([2, 1], 7, 1.0, 1.0).unique().tolist() == [1.0]
+    assert critical.token_weights([], 0, 2.0, 1.0).shape == (0, 0)
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["is", "thisis", '"is', '"', "==", "<", " ", "null", "é"]), max_size=6), max_size=4
+    )
+)
+def test_what_was_read_once_is_what_each_batch_would_show(words: list[list[str]]) -> None:
+    """Padding behind a target, and who stands beside it, change nothing."""
+    tokenizer = ByT5Tokenizer()
+    rows = [tokenizer(" ".join(row)).input_ids for row in words]
+    width = max(map(len, rows), default=0) + 2
+    labels = torch.tensor([[*row, *[-100] * (width - len(row))] for row in rows]).reshape(len(rows), width).long()
+    critical = CriticalTokens(tokenizer, "java")
+    weights = critical.read(rows).token_weights(range(len(rows)), width, 2.0, 1.0)
+    assert torch.equal(weights == 2, critical.mask(labels))
 
 
 def test_bad_input_is_refused() -> None:
@@ -127,9 +146,9 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(UsageError, match="should not be empty"):
         CriticalTokens(tokenizer, "java", ["*"])
     with pytest.raises(UsageError, match="should be >= 1"):
-        CriticalTokens(tokenizer, "java").token_weights(torch.zeros(1, 1).long(), 0.5, 0.0)
+        CriticalTokens(tokenizer, "java").read([[3]]).token_weights([0], 1, 0.5, 0.0)
     with pytest.raises(RunError, match="first epoch"):
-        CriticalTokens(tokenizer, "java").token_weights(torch.zeros(1, 1).long(), 2.0, 1.5)
+        CriticalTokens(tokenizer, "java").read([[3]]).token_weights([0], 1, 2.0, 1.5)
 
 
 def test_the_lists_hold_what_the_design_names() -> None:
@@ -157,7 +176,7 @@ def test_coverage_says_which_ids_the_words_became_and_how_much_of_the_targets_th
     labels = labels_of(bpe, *texts)
     rows = [[token for token in row if token != -100] for row in labels.tolist()]
     critical = CriticalTokens(bpe, "java")
-    found = critical.coverage(rows)
+    found = critical.read(rows).coverage
     assert found.target_tokens == sum(map(len, rows))
     assert found.critical_tokens == int(critical.mask(labels).sum()) > 0
     assert found.share == found.critical_tokens / found.target_tokens
@@ -166,11 +185,11 @@ def test_coverage_says_which_ids_the_words_became_and_how_much_of_the_targets_th
         assert word in "".join(bpe.convert_ids_to_tokens([t for t in rows[0] if t in of.ids]))
     assert found.to_dict(most=1)["words"].keys() == {"assertEquals"}
     assert found.to_dict()["different_words"] == 2
-    assert critical.coverage([]).share == 0.0
+    assert critical.read([]).coverage.share == 0.0
 
 
 def test_all_tokens_of_a_word_are_in_its_ids() -> None:
     tokenizer = ByT5Tokenizer()
     rows = [labels_of(tokenizer, "a is b")[0].tolist()]
-    found = CriticalTokens(tokenizer, "python").coverage(rows).words["is"]
+    found = CriticalTokens(tokenizer, "python").read(rows).coverage.words["is"]
     assert sorted(tokenizer.convert_ids_to_tokens(list(found.ids))) == ["i", "s"]
