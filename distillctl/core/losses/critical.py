@@ -260,16 +260,8 @@ class CriticalTokens:
         self._special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         self._texts: dict[int, str] = {}
 
-    def mask(self, labels: Tensor) -> Tensor:
-        """[B,T] bool on the labels' device, True at critical tokens; -100 is never critical.
-
-        Reads the labels on the host: call it where they still live on the CPU.
-        """
-        found = torch.from_numpy(self.read(labels.tolist()).flat.copy())
-        return found.reshape(labels.shape).to(labels.device)
-
     def read(self, rows: Iterable[Sequence[int]]) -> CriticalTargets:
-        """Where the critical tokens of a run's targets are: label sequences without padding, in the run's order."""
+        """Where the critical tokens of targets are: label sequences, in the run's order; -100 is never critical."""
         times: Counter[str] = Counter()
         ids: dict[str, set[int]] = defaultdict(set)
         starts, flat = [0], bytearray()
@@ -283,10 +275,9 @@ class CriticalTokens:
             flat += mask
             starts.append(len(flat))
         words = {word: WordTokens(count, tuple(sorted(ids[word]))) for word, count in times.most_common()}
-        found = np.frombuffer(bytes(flat), dtype=bool)
-        return CriticalTargets(
-            found, np.array(starts), CriticalCoverage(len(found), int(found.sum()), words), self.language
-        )
+        found = np.frombuffer(flat, dtype=bool)
+        coverage = CriticalCoverage(len(found), int(found.sum()), words)
+        return CriticalTargets(found, np.array(starts), coverage, self.language)
 
     def _found(self, ids: list[int]) -> Iterator[tuple[str, list[int]]]:
         """Each critical word in the text that the ids spell, and the places of the tokens that it lies in."""

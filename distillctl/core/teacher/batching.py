@@ -30,7 +30,7 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     padded = np.full((len(rows), lengths.max()), value, dtype=np.int64)
     taken = np.arange(padded.shape[1]) < lengths[:, None]
-    # All rows at once: a tensor for each was a tenth of a step on a GPU.
+    # All rows at once: a tensor for each takes ten times as long.
     padded[taken] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
     return torch.from_numpy(padded)
 

@@ -19,6 +19,7 @@ from run_all import HERE, is_kept
 REPORTS = {
     "report": ("runs", "trident", "v1"),
     "report-all": ("runs-all", "trident", "v1"),
+    "report-4000": ("runs-4000", "trident", "v1"),
     "first-teacher/report": ("first-teacher/runs", "trident", "v1"),
     "first-teacher/report-from-v1": ("first-teacher/runs", "v1", "v1-unbalanced"),
     "first-teacher/report-4000": ("first-teacher/runs-4000", "trident", "v1"),

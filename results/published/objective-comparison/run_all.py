@@ -48,8 +48,8 @@ def main() -> int:
         parser.error("--set and --config make other runs than this experiment's: give --runs DIR, too")
     if not options.config:  # else it says on how many records
         options.set.append(f"data.max_train_samples={options.records}")
-    options.work = options.work or Path("results/objective-comparison") / (options.runs or done(options.records)).name
     options.runs = options.runs or done(options.records)
+    options.work = options.work or Path("results/objective-comparison") / options.runs.name
     end, longest = time.monotonic() + options.hours * 3600, 0.0
     for arm, seed in missing(options.runs, options.arms.split(","), options.seeds.split(",")):
         if time.monotonic() + longest > end:

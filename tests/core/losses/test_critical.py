@@ -35,10 +35,15 @@ def labels_of(tokenizer: Any, *texts: str) -> Tensor:
     return torch.tensor([row + [-100] * (width - len(row)) for row in rows])
 
 
+def mask_of(critical: CriticalTokens, labels: Tensor) -> Tensor:
+    """[B,T] bool, True at critical tokens: each row read with its padding."""
+    return torch.from_numpy(critical.read(labels.tolist()).flat).reshape(labels.shape)
+
+
 def marked(tokenizer: Any, language: str, text: str, extra: tuple[str, ...] = ()) -> list[str]:
     """The runs of text that the critical tokens spell, separated by what is not critical."""
     labels = labels_of(tokenizer, text)
-    mask = CriticalTokens(tokenizer, language, extra).mask(labels)[0].tolist()
+    mask = mask_of(CriticalTokens(tokenizer, language, extra), labels)[0].tolist()
     runs, current = [], ""
     for token, critical in zip(labels[0].tolist(), mask, strict=True):
         piece = tokenizer.decode([token], clean_up_tokenization_spaces=False)
@@ -87,21 +92,21 @@ def test_java_words() -> None:
 def test_a_split_name_is_marked_whole_and_a_lone_piece_is_not(bpe: Any) -> None:
     split = labels_of(bpe, "assertNotIsInstance")
     assert split.shape[1] > 2, "the tokenizer should split this name"
-    assert CriticalTokens(bpe, "python").mask(split).all()
+    assert mask_of(CriticalTokens(bpe, "python"), split).all()
     lone = labels_of(bpe, "assertion")
-    assert not CriticalTokens(bpe, "python").mask(lone).any()
+    assert not mask_of(CriticalTokens(bpe, "python"), lone).any()
 
 
 def test_the_leading_space_of_sentencepiece_separates_words() -> None:
     tokenizer = metaspace_words(["assert", "x", "is", "None", "island"])
     labels = labels_of(tokenizer, "assert x is None", "island x")
-    mask = CriticalTokens(tokenizer, "python").mask(labels)
+    mask = mask_of(CriticalTokens(tokenizer, "python"), labels)
     assert mask.tolist() == [[True, False, True, True], [False] * 4]
 
 
 def test_special_tokens_are_never_critical(bpe: Any) -> None:
     labels = torch.tensor([[bpe.eos_token_id, bpe.convert_tokens_to_ids("<extra_id_0>"), -100]])
-    assert not CriticalTokens(bpe, "python").mask(labels).any()
+    assert not mask_of(CriticalTokens(bpe, "python"), labels).any()
 
 
 def test_the_caller_extends_the_words() -> None:
@@ -136,7 +141,7 @@ def test_what_was_read_once_is_what_each_batch_would_show(words: list[list[str]]
     labels = torch.tensor([[*row, *[-100] * (width - len(row))] for row in rows]).reshape(len(rows), width).long()
     critical = CriticalTokens(tokenizer, "java")
     weights = critical.read(rows).token_weights(range(len(rows)), width, 2.0, 1.0)
-    assert torch.equal(weights == 2, critical.mask(labels))
+    assert torch.equal(weights == 2, mask_of(critical, labels))
 
 
 def test_bad_input_is_refused() -> None:
@@ -178,7 +183,7 @@ def test_coverage_says_which_ids_the_words_became_and_how_much_of_the_targets_th
     critical = CriticalTokens(bpe, "java")
     found = critical.read(rows).coverage
     assert found.target_tokens == sum(map(len, rows))
-    assert found.critical_tokens == int(critical.mask(labels).sum()) > 0
+    assert found.critical_tokens == int(mask_of(critical, labels).sum()) > 0
     assert found.share == found.critical_tokens / found.target_tokens
     assert {word: of.times for word, of in found.words.items()} == {"assertEquals": 2, "null": 1}
     for word, of in found.words.items():

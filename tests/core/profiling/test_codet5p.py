@@ -40,5 +40,5 @@ def test_examples_are_as_long_as_asked_and_end_as_targets_do() -> None:
 def test_the_tokenizer_has_every_id_and_critical_words() -> None:
     tokenizer = _tokenizer()
     assert sorted(tokenizer.get_vocab().values()) == list(range(VOCABULARY))
-    labels = torch.tensor([[tokenizer.get_vocab()["=="], VOCABULARY - 1, -100]])
-    assert CriticalTokens(tokenizer, "python").mask(labels).tolist() == [[True, False, False]]
+    labels = [tokenizer.get_vocab()["=="], VOCABULARY - 1, -100]
+    assert CriticalTokens(tokenizer, "python").read([labels]).flat.tolist() == [True, False, False]
