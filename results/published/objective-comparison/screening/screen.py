@@ -3,12 +3,21 @@
     OMP_NUM_THREADS=1 python results/published/objective-comparison/screening/screen.py [ARM ...]
 
 trains what is missing below results/screening (750 steps of 16 records; 6 to 10 minutes each on one core) and prints
-screening.csv's rows. Exact: the share of dev records of which every token is the student's first choice, which is what
+rows of screening.csv, with the first teacher. Those of screening-2.csv, with today's, are of
+
+    ... screen.py --records 10000 --steps 625 --seed 1 --work results/screening-2 [ARM ...]
+
+and so on for seed 2; those of three epochs are of finished runs,
+
+    ... screen.py results/objective-comparison/runs/v1-1 ...
+
+Exact: the share of dev records of which every token is the student's first choice, which is what
 greedy decoding writes right. Probability: the mean over records of what the student gives the whole gold.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -41,12 +50,14 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
         {**NOW, "jsd.weight": "[1.0,0.5]", "max_auxiliary_share": "0.3"},
     ),
     "v1-gating": ("loss-improvements-v1", {**NOW, "jsd.gating": "true"}),
+    "v1-temperature-2": ("loss-improvements-v1", {**NOW, "jsd.temperature": "2"}),
+    "v1-temperature-0.5": ("loss-improvements-v1", {**NOW, "jsd.temperature": "0.5"}),
+    "v1-critical-4": ("loss-improvements-v1", {**NOW, "critical_tokens.weight": "4"}),
+    "v1-no-focal": ("loss-improvements-v1", {**NOW, "focal.weight": "0"}),
     "v1-ce-fixed": ("loss-improvements-v1", {**NOW, "focal.gamma": "0", "balance": "fixed"}),
 }
 COMMON = (
-    "data.max_train_samples=24000",
     "data.sample_seed=1",
-    "training.max_steps=750",
     "logging.steps=5",
     "logging.gradient_steps=50",
     "logging.tensorboard=false",
@@ -58,19 +69,32 @@ COMMON = (
 
 def main() -> None:
     """Trains and scores the arms that were asked for, all by default."""
-    print("arm,records,cross_entropy,token_accuracy,exact,probability")
-    for arm in sys.argv[1:] or ARMS:
-        folder = Path("results/screening") / arm
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "arms", nargs="*", metavar="ARM", help=f"{', '.join(ARMS)}; or the directory of a finished run, to score it"
+    )
+    parser.add_argument("--records", type=int, default=24_000, help="of which the steps are drawn")
+    parser.add_argument("--steps", type=int, default=750)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("results/screening"))
+    options = parser.parse_args()
+    print("arm,seed,records,cross_entropy,token_accuracy,exact,probability")
+    for arm in options.arms or ARMS:
+        folder = options.work / f"{arm}-{options.seed}" if arm in ARMS else Path(arm)
         if not (folder / "student").exists():
-            train(arm, folder)
-        print(arm, *score(folder / "student"), sep=",", flush=True)
+            if arm not in ARMS:
+                parser.error(f"{arm} is no arm, and there is no student in such a directory")
+            train(arm, folder, options)
+        name, _, seed = folder.name.rpartition("-")
+        print(name, seed, *score(folder / "student"), sep=",", flush=True)
 
 
-def train(arm: str, folder: Path) -> None:
+def train(arm: str, folder: Path, options: argparse.Namespace) -> None:
     """One run, scored by nothing but its log."""
     config, objective = ARMS[arm]
     settings = [*COMMON, *(f"objective.{name}={value}" for name, value in objective.items())]
-    command = ["train", "--config", config, "--seed", "1", "--output-dir", str(folder)]
+    settings += [f"data.max_train_samples={options.records}", f"training.max_steps={options.steps}"]
+    command = ["train", "--config", config, "--seed", str(options.seed), "--output-dir", str(folder)]
     sets = [part for setting in settings for part in ("--set", setting)]
     subprocess.run([sys.executable, "-m", "distillctl", *command, *sets], check=True, stdout=sys.stderr)
 
