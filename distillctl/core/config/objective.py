@@ -100,7 +100,7 @@ class JsdConfig(TermConfig):
         description="Softmax temperature of both distributions; the loss is multiplied by its square.",
     )
     gating: bool = Field(
-        default=False,
+        default=defaults.JSD_GATING,
         description="Weight each token's divergence by the teacher's confidence in the gold token.",
     )
     mixture: float = Field(
