@@ -128,7 +128,7 @@ def _assess(
     model.to(device)
     corpus = read_corpus(config, reporter)
     split = config.evaluation.split
-    train = corpus.records("train")
+    train = corpus.records("train") if corpus.sizes["train"] else []
     encoded = _encode(config, tokenizer, fixed_sample(corpus.records(split), config.evaluation.limit), reporter)
     if subject.run is not None:
         _note_other_corpus(subject.run, corpus, reporter)

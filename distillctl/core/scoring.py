@@ -96,13 +96,11 @@ def points(systems: Mapping[str, Scores]) -> dict[str, SystemScores]:
 
 
 def score_trivial_answers(records: Sequence[Record], train: Sequence[Record]) -> dict[str, Scores]:
-    """What costs nothing: the training split's most frequent assertion, and each test's own previous one."""
-    frequent = most_frequent(record.assertions for record in train)
-    previous = [previous_assertion(record.test_method_masked, record.language) for record in records]
-    return {
-        MOST_FREQUENT: score(records, [frequent] * len(records)),
-        PREVIOUS: score(records, previous),
-    }
+    """What costs nothing: the training split's most frequent assertion, if there is one, and each test's previous."""
+    answers = {PREVIOUS: [previous_assertion(record.test_method_masked, record.language) for record in records]}
+    if train:
+        answers = {MOST_FREQUENT: [most_frequent(record.assertions for record in train)] * len(records), **answers}
+    return {name: score(records, texts) for name, texts in answers.items()}
 
 
 def score_model(

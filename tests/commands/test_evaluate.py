@@ -12,6 +12,7 @@ import pytest
 
 from distillctl import cli
 from distillctl.core import scoring
+from distillctl.core.data.corpus import file_corpus
 from distillctl.core.data.records import read_jsonl, write_jsonl
 from distillctl.core.evaluation import decoding
 from distillctl.core.evaluation.evaluate_assertions import rescore
@@ -129,6 +130,15 @@ def test_any_model_is_scored_on_any_records(
     metrics = json.loads((tmp_path / "results/evaluation-teacher/evaluation/validation/metrics.json").read_text())
     assert metrics["beside"]["teacher"] == metrics["scores"]
     assert "results/evaluation-teacher/evaluation/validation/predictions.jsonl" in capsys.readouterr().out
+
+
+def test_records_of_the_split_alone_are_enough(run: Path, tiny: Tiny, tmp_path: Path, capsys: Out) -> None:
+    chosen = file_corpus(tiny.corpus).records("validation")
+    write_jsonl(tmp_path / "validation.jsonl", chosen)
+    assert cli.run(["evaluate", str(run), "--data", str(tmp_path / "validation.jsonl"), "--no-teacher"]) == 0
+    metrics = RunDirectory.open(run).metrics("validation")
+    assert metrics["counts"]["samples"] == len(chosen) == ALL
+    assert list(metrics["beside"]) == ["previous assertion"]  # the most frequent one is that of a training split
 
 
 def test_another_corpus_than_the_runs_is_said(run: Path, tiny: Tiny, tmp_path: Path, capsys: Out) -> None:

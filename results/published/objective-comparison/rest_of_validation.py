@@ -2,8 +2,8 @@
 
     python results/published/objective-comparison/rest_of_validation.py results/objective-comparison/runs/v1-1 ...
 
-5,500 of some 17,000 are reported again and again; on these, of which nobody has seen a score, a choice can be confirmed.
-The runs are archived in runs-rest/ with these scores instead; what is there is not scored again. Files are not new: both
+5,500 of some 17,000 are reported again and again; on these, whose scores nobody has seen, a choice can be confirmed.
+The runs are archived in runs-rest/ with these scores; what is there is not scored again. The files are not new: both
 parts have records of the same.
 """
 
@@ -57,12 +57,11 @@ def write_rest(path: Path) -> None:
 
 
 def score(run: Path, folder: Path, records: Path) -> None:
-    """What a run says of itself, with other scores."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("run.json", "config.yaml", "step_metrics.csv"):
-        shutil.copy(run / name, folder)
+    """A copy of the run with other scores; one that was cut off goes on where it was."""
+    left_out = shutil.ignore_patterns("checkpoints", "tensorboard", "evaluation")
+    shutil.copytree(run, folder, ignore=left_out, dirs_exist_ok=True)
     data = ["--data", str(records), "--limit", "0", "--no-teacher"]
-    for command in (["evaluate", str(run), *data, "-o", str(folder)], ["archive", str(folder), "-o", str(RUNS)]):
+    for command in (["evaluate", str(folder), *data], ["archive", str(folder), "-o", str(RUNS)]):
         subprocess.run([sys.executable, "-m", "distillctl", *command], check=True)
 
 
