@@ -61,7 +61,7 @@ def test_half_precision_would_not_be_that_close(tiny: Tiny, tmp_path: Path, monk
 
     # weights with which a step's error is large enough to grow within 50 steps
     settings = ("training.max_steps=50", "objective.focal.weight=0.3", "objective.jsd.weight=[0.7,0.2]")
-    settings += ("objective.max_auxiliary_share=0.3",)
+    settings += ("objective.max_auxiliary_share=0.3", "objective.jsd.gating=false")
     live = run(tiny.config(tmp_path / "live", *settings))
     monkeypatch.setattr(Layout, "pack", halved)
     found = run(cached(tiny, tmp_path / "cached", *settings, k=len(tiny.tokenizer)))
