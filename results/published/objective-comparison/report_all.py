@@ -2,9 +2,9 @@
 
     python results/published/objective-comparison/report_all.py
 
-writes report/ (every arm against trident), report-from-v1/ (what v1 loses by each part that is taken out of it) and
-report-all/ (of the runs on all records, before v1 had gating); of those with the first teacher, first-teacher/report/,
-/report-from-v1/ and /report-4000/ (on 4,000 records).
+writes report/ (every arm against trident), report-from-v1/ (what v1 loses by each part that is taken out of it),
+report-rest/ (the same students on the rest of validation) and report-all/ (of the runs on all records, before v1 had
+gating); of those with the first teacher, first-teacher/report/, /report-from-v1/ and /report-4000/ (on 4,000 records).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from run_all import HERE, is_kept
 REPORTS = {
     "report": ("runs", "trident", "v1"),
     "report-from-v1": ("runs", "v1", "v1-no-gating"),
+    "report-rest": ("runs-rest", "trident", "v1"),
     "report-all": ("runs-all", "trident", "v1-no-gating"),
     "report-4000": ("runs-4000", "trident", "v1"),
     "first-teacher/report": ("first-teacher/runs", "trident", "v1"),

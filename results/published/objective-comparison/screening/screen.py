@@ -7,12 +7,12 @@ rows of screening.csv, with the first teacher. Those of screening-2.csv, with to
 
     ... screen.py --records 10000 --steps 625 --seed 1 --work results/screening-2 [ARM ...]
 
-and so on for seed 2; those of three epochs are of finished runs,
+and so on for seed 2; three-epochs.csv is of finished runs,
 
     ... screen.py results/objective-comparison/runs/v1-1 ...
 
-Exact: the share of dev records of which every token is the student's first choice, which is what
-greedy decoding writes right. Probability: the mean over records of what the student gives the whole gold.
+In the first two v1 has no gating. Exact: the share of dev records of which every token is the student's first choice,
+which is what greedy decoding writes right. Probability: the mean over records of what the student gives the whole gold.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from distillctl.core.teacher.batching import batches, padded_batch
 NO_SEMANTIC = {"semantic.weight": "0"}
 JSD_ALONE = {**NO_SEMANTIC, "focal.weight": "0", "jsd.weight": "1"}
 CROSS_ENTROPY = {"focal.alpha": "1", "focal.gamma": "0"}
-FIRST = {"focal.weight": "0.3", "jsd.weight": "[0.7,0.2]", "max_auxiliary_share": "0.3"}
-NOW = {"focal.weight": "0.05", "jsd.weight": "[1.0,0.7]", "max_auxiliary_share": "0.1"}
+UNGATED = {"jsd.gating": "false"}  # as v1 was when these looks were taken; "now" is then
+FIRST = {**UNGATED, "focal.weight": "0.3", "jsd.weight": "[0.7,0.2]", "max_auxiliary_share": "0.3"}
+NOW = {**UNGATED, "focal.weight": "0.05", "jsd.weight": "[1.0,0.7]", "max_auxiliary_share": "0.1"}
 ARMS: dict[str, tuple[str, dict[str, str]]] = {
     "trident": ("trident", {}),
     "plain-ce": ("trident", {**NO_SEMANTIC, **CROSS_ENTROPY, "focal.weight": "1", "jsd.weight": "0"}),
