@@ -31,17 +31,13 @@ def main() -> None:
     """Scores and archives the runs that were asked for, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a finished run")
-    parser.add_argument("--name", action="append", default=[], metavar="OLD=NEW", help="an arm's name in runs-rest/")
     options = parser.parse_args()
     records = WORK / "records.jsonl"
     if not records.exists():
         write_rest(records)
-    names = dict(pair.split("=") for pair in options.name)
     for run in options.runs:
-        arm, _, seed = run.name.rpartition("-")
-        name = f"{names.get(arm, arm)}-{seed}"
-        if not is_kept(RUNS / name):
-            score(run, WORK / name, records)
+        if not is_kept(RUNS / run.name):
+            score(run, WORK / run.name, records)
 
 
 def write_rest(path: Path) -> None:
