@@ -97,9 +97,10 @@ def points(systems: Mapping[str, Scores]) -> dict[str, SystemScores]:
 
 def score_trivial_answers(records: Sequence[Record], train: Sequence[Record]) -> dict[str, Scores]:
     """What costs nothing: the training split's most frequent assertion, if there is one, and each test's previous."""
-    answers = {PREVIOUS: [previous_assertion(record.test_method_masked, record.language) for record in records]}
+    answers = {}
     if train:
-        answers = {MOST_FREQUENT: [most_frequent(record.assertions for record in train)] * len(records), **answers}
+        answers[MOST_FREQUENT] = [most_frequent(record.assertions for record in train)] * len(records)
+    answers[PREVIOUS] = [previous_assertion(record.test_method_masked, record.language) for record in records]
     return {name: score(records, texts) for name, texts in answers.items()}
 
 
