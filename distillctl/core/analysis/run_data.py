@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from distillctl.core.analysis.overhead_record import OVERHEAD_FILE, read_record
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.evaluation.corpus_sums import sample_sums
-from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, PREDICTIONS_FILE, rescore
+from distillctl.core.evaluation.evaluate_assertions import METRICS_FILE, PREDICTIONS_FILE, rescore_samples
 from distillctl.core.evaluation.significance import FloatArray
 from distillctl.core.execution.outcomes import EXECUTION, HOW_IT_RAN, is_stored_execution
 from distillctl.core.run_dir import RunDirectory, demand_finished, read_json
@@ -178,7 +178,7 @@ def _rescore(stored: Sequence[Mapping[str, Any]], where: Path) -> Sequence[Mappi
         if wrong:
             raise DataError(f"{where}:{line}: {', '.join(wrong)} should be text (gold: a list of texts)")
     try:
-        return rescore(stored).rows
+        return rescore_samples(stored)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
 

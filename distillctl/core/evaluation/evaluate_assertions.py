@@ -21,6 +21,7 @@ from distillctl.core.evaluation.metrics import SampleScore, aggregate, score_sam
 
 NOT_MEASURED = "not measured"
 NEEDS_CHECKOUT = ("compiles", "tests_pass")
+STORED_FIELDS = ("id", "language", "project", "path", "input_fingerprint", "gold", "prediction")
 EXCERPT_REACH = 300  # characters before the first and after the last mask
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -78,12 +79,25 @@ def rescore(rows: Sequence[Mapping[str, Any]]) -> Scores:
 
     Raises DataError for no row, a repeated id, or a row that lacks a field, naming it.
     """
+    samples = _score_samples(rows)
+    metrics = aggregate(samples, [row["prediction"] for row in rows], [row["gold"] for row in rows])
+    metrics |= dict.fromkeys(NEEDS_CHECKOUT, NOT_MEASURED)
+    return Scores(metrics, _scored(rows, samples))
+
+
+def rescore_samples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of :func:`rescore` without its metrics, whose BLEU and chrF are most of its work.
+
+    Raises DataError as it does, for no row too.
+    """
+    return _scored(rows, _score_samples(rows))
+
+
+def _score_samples(rows: Sequence[Mapping[str, Any]]) -> list[SampleScore]:
     samples: list[SampleScore] = []
     seen: set[str] = set()
-    stored_fields = ("id", "language", "project", "path", "input_fingerprint", "gold", "prediction")
-    kept_fields = (*stored_fields[:5], "input", *stored_fields[5:])  # files of before had no input
     for number, row in enumerate(rows, start=1):
-        missing = [name for name in stored_fields if name not in row]
+        missing = [name for name in STORED_FIELDS if name not in row]
         if missing:
             raise DataError(f"prediction {number}: missing field {', '.join(missing)}")
         if row["id"] in seen:
@@ -92,13 +106,17 @@ def rescore(rows: Sequence[Mapping[str, Any]]) -> Scores:
         samples.append(
             score_sample(row["id"], row["project"], row["path"], row["language"], row["gold"], row["prediction"])
         )
-    metrics = aggregate(samples, [row["prediction"] for row in rows], [row["gold"] for row in rows])
-    metrics |= dict.fromkeys(NEEDS_CHECKOUT, NOT_MEASURED)
-    scored = [
-        {name: row[name] for name in kept_fields if name in row} | _flags(sample)
+    if not samples:
+        raise DataError("nothing to score: the list of predictions is empty")
+    return samples
+
+
+def _scored(rows: Sequence[Mapping[str, Any]], samples: Sequence[SampleScore]) -> list[dict[str, Any]]:
+    kept = (*STORED_FIELDS[:5], "input", *STORED_FIELDS[5:])  # files of before had no input
+    return [
+        {name: row[name] for name in kept if name in row} | _flags(sample)
         for row, sample in zip(rows, samples, strict=True)
     ]
-    return Scores(metrics, scored)
 
 
 def _flags(sample: SampleScore) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
     python results/published/objective-comparison/report_all.py
 
-writes report/ (every arm against trident), report-from-v1/ (what v1 loses by each part that is taken out of it),
-report-rest/ (the same students on the rest of validation) and report-all/ (of the runs on all records, before v1 had
-gating); of those with the first teacher, first-teacher/report/, /report-from-v1/ and /report-4000/ (on 4,000 records).
+writes report/ (every arm against trident) and report-from-v1/ (what v1 loses by each part that is taken out of it),
+both on 5,500 validation records; report-rest/ (the same students on the others), report-whole/ and
+report-whole-from-v1/ (on all of them); report-all/ (of the runs on all training records, before v1 had gating); of
+those with the first teacher, first-teacher/report/, /report-from-v1/ and /report-4000/ (on 4,000 records).
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from run_all import HERE, is_kept
+from whole_validation import put_together
 
+WHOLE = "runs-whole"  # of runs/ and runs-rest/, made when it is needed
 REPORTS = {
     "report": ("runs", "trident", "v1"),
     "report-from-v1": ("runs", "v1", "v1-no-gating"),
     "report-rest": ("runs-rest", "trident", "v1"),
+    "report-whole": (WHOLE, "trident", "v1"),
+    "report-whole-from-v1": (WHOLE, "v1", "v1-no-gating"),
     "report-all": ("runs-all", "trident", "v1-no-gating"),
     "report-4000": ("runs-4000", "trident", "v1"),
     "first-teacher/report": ("first-teacher/runs", "trident", "v1"),
@@ -35,19 +41,26 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=HERE, help="the folders are written below it")
     parser.add_argument("--only", choices=REPORTS, help="one of them")
     options = parser.parse_args()
-    for name, (runs, baseline, candidate) in REPORTS.items():
-        seeds = kept_seeds(HERE / runs)
-        if options.only in (None, name) and {baseline, candidate} <= seeds.keys():
-            arguments = command(seeds, baseline, candidate)
-            # From beside the runs: what a report calls a run is the path it was given.
-            code = subprocess.run(
-                [sys.executable, "-m", "distillctl", *arguments, "-o", str((options.output / name).resolve())],
-                cwd=HERE / runs,
-                check=False,
-            ).returncode
+    wanted = {name: of for name, of in REPORTS.items() if options.only in (None, name)}
+    with tempfile.TemporaryDirectory() as made:
+        if any(runs == WHOLE for runs, _, _ in wanted.values()):
+            put_together(Path(made) / WHOLE)
+        for name, (runs, baseline, candidate) in wanted.items():
+            folder = (Path(made) if runs == WHOLE else HERE) / runs
+            code = report(folder, baseline, candidate, options.output / name)
             if code:
                 return code
     return 0
+
+
+def report(runs: Path, baseline: str, candidate: str, output: Path) -> int:
+    """Builds one, if there are runs of both; the exit code."""
+    seeds = kept_seeds(runs)
+    if not {baseline, candidate} <= seeds.keys():
+        return 0
+    arguments = [*command(seeds, baseline, candidate), "-o", str(output.resolve())]
+    # From beside the runs: what a report calls a run is the path it was given.
+    return subprocess.run([sys.executable, "-m", "distillctl", *arguments], cwd=runs, check=False).returncode
 
 
 def kept_seeds(runs: Path) -> dict[str, list[str]]:

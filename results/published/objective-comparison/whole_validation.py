@@ -1,47 +1,32 @@
-"""v1 against trident on all of validation: the 5,500 records of runs/ and the rest in runs-rest/, put together.
+"""Puts both scores of a run together: the 5,500 validation records of runs/ and the rest of them in runs-rest/.
 
-    python results/published/objective-comparison/whole_validation.py            # [BASELINE CANDIDATE]
-
-prints what report/ and report-rest/ say each for itself, over both, for the seeds that both arms have in runs-rest/.
+``report_all.py`` builds its reports over all of validation from what is written here.
 """
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
+import shutil
+from pathlib import Path
 
-import numpy as np
-from report_all import kept_seeds
-from run_all import HERE
+from run_all import HERE, is_kept
 
-from distillctl.core.analysis.comparison import compare
-from distillctl.core.analysis.run_data import RunData, read_run
+from distillctl.core.evaluation.evaluate_assertions import Scores, write
+from distillctl.core.run_dir import RunDirectory
 
 REPORTED, REST = HERE / "runs", HERE / "runs-rest"
+SPLIT = "validation"
 
 
-def main(baseline: str = "trident", candidate: str = "v1") -> None:
-    """Prints each metric: both arms, the difference, its interval over files, the pairs' and theirs."""
-    kept = kept_seeds(REST)
-    seeds = [seed for seed in kept[baseline] if seed in kept[candidate]]
-    before, after = ([whole(f"{arm}-{seed}") for seed in seeds] for arm in (baseline, candidate))
-    found = compare(before, after, "validation")
-    print(f"{candidate} against {baseline}, {found.samples:,} records of {found.files} files, seeds {', '.join(seeds)}")
-    for name, of in found.differences.items():
-        pairs = ", ".join(f"{pair[name].difference:+.2f}" for pair in found.by_pair)
-        over = found.seeds[name]
-        print(
-            f"{name}: {of.baseline:.2f} to {of.candidate:.2f}, {of.difference:+.2f} ({of.low:+.2f} to {of.high:+.2f}), "
-            f"p = {of.p_value:.4f}; pairs {pairs}; over the pairs {over.low:+.2f} to {over.high:+.2f}"
-        )
-
-
-def whole(name: str) -> RunData:
-    """A run with the samples of both of its scores."""
-    reported, rest = (read_run(str(part / name), "validation") for part in (REPORTED, REST))
-    rows, sums = [*reported.rows, *rest.rows], np.concatenate([reported.sums, rest.sums])
-    return replace(reported, rows=rows, sums=sums, inputs={**reported.inputs, **rest.inputs})
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def put_together(output: Path) -> None:
+    """Writes each run that has both scores to ``output``, with the predictions of both, for ``report``."""
+    for rest in sorted(REST.iterdir()):
+        if is_kept(rest) and is_kept(REPORTED / rest.name):
+            shutil.copytree(REPORTED / rest.name, output / rest.name, ignore=shutil.ignore_patterns("evaluation"))
+            parts = [RunDirectory.open(part / rest.name) for part in (REPORTED, REST)]
+            rows = [row for part in parts for row in part.predictions(SPLIT)]
+            metrics = parts[0].metrics(SPLIT)
+            # report computes every score anew.
+            needed = {name: metrics[name] for name in ("metric_version", "split", "decoding")}
+            run = RunDirectory.open(output / rest.name)
+            write(run.evaluation(SPLIT), Scores(needed, rows))
+            run.seal_scores()

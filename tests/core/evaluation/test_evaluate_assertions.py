@@ -20,6 +20,7 @@ from distillctl.core.evaluation.evaluate_assertions import (
     Scores,
     input_fingerprint,
     rescore,
+    rescore_samples,
     score,
     write,
 )
@@ -69,6 +70,7 @@ def test_rescoring_stored_rows_gives_the_same_and_believes_no_stored_number(scor
     for row in rows:
         row["tp"], row["valid_syntax"] = 99, True
     assert rescore(rows) == scores
+    assert rescore_samples(rows) == scores.rows
 
 
 def test_files_are_stable_utf8_and_tied_together(scores: Scores, tmp_path: Path) -> None:
@@ -104,6 +106,8 @@ def test_errors_name_the_trouble(scores: Scores) -> None:
         score(RECORDS, ["assert a"])
     with pytest.raises(DataError, match="empty"):
         score([], [])
+    with pytest.raises(DataError, match="empty"):
+        rescore_samples([])
     with pytest.raises(DataError, match="'r1' occurs twice"):
         score([RECORDS[0], RECORDS[0]], ["", ""])
     with pytest.raises(DataError, match="prediction 2: missing field gold"):
