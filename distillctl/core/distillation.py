@@ -18,12 +18,11 @@ from transformers import set_seed
 
 from distillctl.core.config.objective import WeightSchedule
 from distillctl.core.config.schema import Config
-from distillctl.core.data.corpus import Corpus, describe
+from distillctl.core.data.corpus import Corpus
 from distillctl.core.data.records import fingerprint
 from distillctl.core.errors import RunError, Terminated
 from distillctl.core.materials import (
     Data,
-    EncodedData,
     Models,
     encode_data,
     load_models,
@@ -35,16 +34,12 @@ from distillctl.core.materials import (
     with_facts,
     with_teacher_cache,
 )
-from distillctl.core.models.loading import (
-    save_model,
-    tokenizer_fingerprint,
-    weights_fingerprint,
-)
+from distillctl.core.models.loading import save_model
 from distillctl.core.processes import OtherProcessFailed, Processes
 from distillctl.core.progress import Reporter
-from distillctl.core.run_dir import Clock, RunDirectory, RunStatus, write_model_card
+from distillctl.core.provenance import note_provenance, write_card
+from distillctl.core.run_dir import Clock, RunDirectory, RunStatus
 from distillctl.core.scoring import (
-    HEADLINE,
     STUDENT,
     UNTRAINED,
     SystemScores,
@@ -58,10 +53,9 @@ from distillctl.core.scoring import (
     score_trivial_answers,
 )
 from distillctl.core.training.accelerator import resolve_precision, start_together
-from distillctl.core.training.checkpoints import Checkpoint, latest_checkpoint
+from distillctl.core.training.checkpoints import Checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
-from distillctl.core.training.resuming import check_same_processes, check_same_run
-from distillctl.core.training.step_inputs import plan_steps
+from distillctl.core.training.resuming import checkpoint_to_resume, how_to_go_on
 from distillctl.core.training.terms import make_objective
 
 
@@ -197,7 +191,7 @@ def _run(
 
         def describe_and_score() -> None:
             run.write_config(config.to_dict())
-            _note_provenance(run, config, data, encoded, models, data_fingerprint, processes.count)
+            note_provenance(run, config, data, encoded, models, data_fingerprint, processes.count)
             with clock.phase("scoring before training"):
                 outcome.scores |= points(score_trivial_answers(encoded.final.records, data.all_train))
                 if models.teacher is not None:
@@ -237,7 +231,7 @@ def _run(
             with clock.phase("scoring"):
                 folder = run.evaluation(config.evaluation.split)
                 outcome.scores[STUDENT] = all_scores(score_and_store(student, *asked, folder, outcome.scores))
-            _write_card(config, outcome, encoded)
+            write_card(run, config, encoded, outcome.scores)
             run.seal()
 
         with trainer.whole_student() as student:
@@ -265,39 +259,10 @@ def _claimed(
         yield run
 
 
-def checkpoint_to_resume(config: Config, data_fingerprint: str, processes: int) -> Checkpoint | None:
-    """The checkpoint to go on from; None where the run was stopped before its first, and begins anew.
-
-    Raises DataError for a damaged one, and for a run of another configuration or of other records.
-    """
-    run = RunDirectory.open(config.output_dir)
-    checkpoint = latest_checkpoint(run)
-    if checkpoint is not None:
-        saved = checkpoint.state.data_fingerprint
-        check_same_run(checkpoint.path, checkpoint.config, saved, config.to_dict(), data_fingerprint)
-        check_same_processes(checkpoint.path, checkpoint.state.processes, processes)
-    elif run.config_file.is_file():
-        saved = run.record().get("fingerprints", {}).get("data")
-        check_same_run(run.path, run.config(), saved, config.to_dict(), data_fingerprint)
-    return checkpoint
-
-
 def _add_seconds(clock: Clock, earlier: Mapping[str, float]) -> None:
     """Counts what a resumed run took before it was stopped."""
     for phase, seconds in earlier.items():
         clock.seconds[phase] = round(clock.seconds.get(phase, 0.0) + seconds, 3)
-
-
-def how_to_go_on(config: Config, run: RunDirectory, taught: bool) -> list[str]:
-    """The command line that goes on with an interrupted run; for ``teach``, that starts from its weights."""
-    command = ["distillctl", "teach" if taught else "train", "--config", str(run.config_file)]
-    if not taught:
-        return [*command, "--output-dir", str(run.path), "--resume"]
-    settings = ["student.init=pretrained"]
-    if (config.student.encoder_layers, config.student.decoder_layers) != (None, None):
-        settings += ["student.encoder_layers=null", "student.decoder_layers=null"]
-    sets = [part for setting in settings for part in ("--set", setting)]
-    return [*command, "--student", str(run.student), *sets, "--output-dir", f"{run.path}-continued"]
 
 
 def _train(
@@ -330,75 +295,3 @@ def _train(
             },
         )
     return result
-
-
-def _write_card(config: Config, outcome: Outcome, encoded: EncodedData) -> None:
-    record = outcome.run.record()
-    taught = models_taught(config, record)
-    write_model_card(
-        outcome.run.student,
-        title=f"Assertion generation, {taught}",
-        made={
-            "made by": f"distillctl {record['distillctl']['version']}",
-            "commit": record["distillctl"]["commit"] or "installed package",
-            "teacher": taught.removeprefix("distilled from ")
-            if "distilled" in taught
-            else "none (plain cross-entropy)",
-            "training records": f"{len(encoded.train.examples):,}",
-            "optimizer steps": f"{record['training']['steps']:,}",
-            "loss terms": ", ".join(config.objective.trained_terms),
-            "semantic_loss_scale (beta)": config.objective.semantic_loss_scale,
-            "data fingerprint": record["fingerprints"]["data"][:16],
-            "configuration": "config.yaml beside this folder, fingerprint " + config.fingerprint()[:16],
-        },
-        scores={system: {name: values[name] for name in HEADLINE} for system, values in outcome.scores.items()},
-        scored_on=f"{outcome.records_scored:,} records of the {outcome.split} split",
-        max_source_length=config.data.max_source_length,
-        max_target_length=config.data.max_target_length,
-    )
-
-
-def models_taught(config: Config, record: Mapping[str, Any]) -> str:
-    """How a run's model learned, for titles; ``record`` is its run.json."""
-    source = record.get("teacher_cache", {}).get("source")
-    if source is not None:
-        return f"distilled from teacher outputs {source}"
-    needs_teacher = set(config.objective.active_terms) - {"focal"}
-    return f"distilled from {config.teacher.model}" if needs_teacher else "trained with cross-entropy"
-
-
-def _note_provenance(
-    run: RunDirectory,
-    config: Config,
-    data: Data,
-    encoded: EncodedData,
-    models: Models,
-    data_fingerprint: str,
-    processes: int,
-) -> None:
-    fingerprints = {
-        "config": config.fingerprint(),
-        "data": data_fingerprint,
-        config.evaluation.split: fingerprint(encoded.final.records),
-        "tokenizer": tokenizer_fingerprint(models.tokenizer),
-        "student_before": weights_fingerprint(models.student),
-    }
-    if models.teacher is not None:
-        fingerprints["teacher"] = weights_fingerprint(models.teacher)
-    truncation = {
-        name: {
-            "examples": len(part.examples),
-            "inputs_truncated": part.inputs_truncated,
-            "targets_truncated": part.targets_truncated,
-            "dropped": part.dropped,
-        }
-        for name, part in (("train", encoded.train), ("dev", encoded.dev), (config.evaluation.split, encoded.final))
-    }
-    run.note(
-        fingerprints=fingerprints,
-        seeds={"seed": config.seed},
-        corpus=describe(data.corpus),
-        truncation=truncation,
-        planned_steps=plan_steps(config, encoded.train.examples, processes).steps,
-        processes=processes,
-    )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from distillctl import cli
 from distillctl.core.config import Config, dump_yaml
 from distillctl.core.data.records import read_jsonl
-from distillctl.core.distillation import cross_entropy_only, how_to_go_on, models_taught, teach
+from distillctl.core.distillation import cross_entropy_only, teach
 from distillctl.core.errors import DataError, RunError, UsageError
 from distillctl.core.losses.term import LossBatch, StudentOutputs
 from distillctl.core.materials import Models, load_models, new_teacher, open_data
@@ -23,7 +23,6 @@ from distillctl.core.models.frozen import store_in_bf16
 from distillctl.core.models.loading import load_seq2seq, save_model, weights_fingerprint
 from distillctl.core.planning.plan import plan
 from distillctl.core.progress import SilentReporter
-from distillctl.core.run_dir import RunDirectory
 from distillctl.core.training.loop import Trainer, TrainingResult
 from distillctl.core.training.terms import make_objective
 from tests.runs import EPOCHS, Notes, StopAt, ctrl_c, kill, record, student_bytes
@@ -150,12 +149,12 @@ def test_frozen_models_in_bf16_teach_the_same_student(
     settings = ("training.bf16=true", "training.max_steps=2")
     halved: list[torch.nn.Module] = []
     monkeypatch.setattr(
-        "distillctl.core.materials.store_in_bf16", lambda model: (halved.append(model), store_in_bf16(model))
+        "distillctl.core.materials.guides.store_in_bf16", lambda model: (halved.append(model), store_in_bf16(model))
     )
     run(tiny.config(tmp_path / "halved", *settings))
     assert len(halved) == 2  # teacher and encoder
     assert torch.bfloat16 in {weights.dtype for weights in halved[0].parameters()}
-    monkeypatch.setattr("distillctl.core.materials.store_in_bf16", lambda model: None)
+    monkeypatch.setattr("distillctl.core.materials.guides.store_in_bf16", lambda model: None)
     run(tiny.config(tmp_path / "whole", *settings))
     assert student_bytes(tmp_path / "halved") == student_bytes(tmp_path / "whole")
 
@@ -314,27 +313,6 @@ def test_an_interrupted_teaching_says_how_to_go_on_from_its_weights(
     assert cli.run(shlex.split(last.removeprefix("To go on: "))[1:]) == 0
     assert record(tmp_path / "my run-continued")["fingerprints"]["student_before"] == saved
     assert record(tmp_path / "my run")["status"] == "interrupted"
-
-
-def test_the_way_on_is_a_command_line(tiny: Tiny, tmp_path: Path) -> None:
-    config = tiny.config(tmp_path / "run")
-    path = RunDirectory.create(tmp_path / "run")
-    assert how_to_go_on(config, path, taught=False) == [
-        "distillctl",
-        "train",
-        "--config",
-        str(tmp_path / "run/config.yaml"),
-        "--output-dir",
-        str(tmp_path / "run"),
-        "--resume",
-    ]
-    assert "student.encoder_layers=null" not in how_to_go_on(config, path, taught=True)
-
-
-def test_titles_say_how_a_model_learned(tiny: Tiny, tmp_path: Path) -> None:
-    config = tiny.config(tmp_path)
-    assert models_taught(config, {}) == f"distilled from {tiny.teacher}"
-    assert models_taught(cross_entropy_only(config), {}) == "trained with cross-entropy"
 
 
 def test_the_resolved_configuration_comes_back_the_same(tiny: Tiny, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from distillctl.core.errors import DataError, RunError
 from distillctl.core.planning.plan import plan
 from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir import RunDirectory
+from distillctl.core.training.resuming import how_to_go_on
 from tests.runs import EPOCHS, StopAt, ctrl_c, kill, record, student_bytes
 from tests.runs import run_config as run
 from tests.tiny import Tiny, file_bytes, rows_of
@@ -165,3 +166,18 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_touched(tiny: Tiny, finishe
     shutil.rmtree(finished / "checkpoints/step-12")
     run(tiny.config(finished, *EPOCHS), resume=True)
     assert student_bytes(finished) == before["student/model.safetensors"]
+
+
+def test_the_way_on_is_a_command_line(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny.config(tmp_path / "run")
+    path = RunDirectory.create(tmp_path / "run")
+    assert how_to_go_on(config, path, taught=False) == [
+        "distillctl",
+        "train",
+        "--config",
+        str(tmp_path / "run/config.yaml"),
+        "--output-dir",
+        str(tmp_path / "run"),
+        "--resume",
+    ]
+    assert "student.encoder_layers=null" not in how_to_go_on(config, path, taught=True)

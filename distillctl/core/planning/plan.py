@@ -13,7 +13,7 @@ from distillctl.core.analysis.document import Table
 from distillctl.core.config.schema import SHAPED_INITS, Config
 from distillctl.core.data.encoding import Example
 from distillctl.core.data.records import fingerprint
-from distillctl.core.distillation import checkpoint_to_resume, inputs_of
+from distillctl.core.distillation import inputs_of
 from distillctl.core.materials import (
     Data,
     EncodedData,
@@ -42,6 +42,7 @@ from distillctl.core.teacher.choice import SAMPLED_TOKENS
 from distillctl.core.teacher.opening import CacheOpener
 from distillctl.core.training.accelerator import resolve_precision, training_device
 from distillctl.core.training.batches import StepPlan
+from distillctl.core.training.resuming import checkpoint_to_resume
 from distillctl.core.training.step_inputs import plan_steps
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
 

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from distillctl.core.config.differences import differences
+from distillctl.core.config.schema import Config
 from distillctl.core.errors import DataError
+from distillctl.core.run_dir import RunDirectory
+from distillctl.core.training.checkpoints import Checkpoint, latest_checkpoint
 
 FREE = ("logging", "evaluation", "checkpoints", "device", "output_dir", "training.on_nan")
 """Settings that may change on the way: none of them decides what a finite step does to the student.
@@ -57,6 +60,35 @@ def check_same_processes(where: object, saved: int, now: int) -> None:
             f"{where}: made by {saved} processes, here are {now}: steps would have other examples. "
             "Resume with as many as before"
         )
+
+
+def checkpoint_to_resume(config: Config, data_fingerprint: str, processes: int) -> Checkpoint | None:
+    """The checkpoint to go on from; None where the run was stopped before its first, and begins anew.
+
+    Raises DataError for a damaged one, and for a run of another configuration or of other records.
+    """
+    run = RunDirectory.open(config.output_dir)
+    checkpoint = latest_checkpoint(run)
+    if checkpoint is not None:
+        saved = checkpoint.state.data_fingerprint
+        check_same_run(checkpoint.path, checkpoint.config, saved, config.to_dict(), data_fingerprint)
+        check_same_processes(checkpoint.path, checkpoint.state.processes, processes)
+    elif run.config_file.is_file():
+        saved = run.record().get("fingerprints", {}).get("data")
+        check_same_run(run.path, run.config(), saved, config.to_dict(), data_fingerprint)
+    return checkpoint
+
+
+def how_to_go_on(config: Config, run: RunDirectory, taught: bool) -> list[str]:
+    """The command line that goes on with an interrupted run; for ``teach``, that starts from its weights."""
+    command = ["distillctl", "teach" if taught else "train", "--config", str(run.config_file)]
+    if not taught:
+        return [*command, "--output-dir", str(run.path), "--resume"]
+    settings = ["student.init=pretrained"]
+    if (config.student.encoder_layers, config.student.decoder_layers) != (None, None):
+        settings += ["student.encoder_layers=null", "student.decoder_layers=null"]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    return [*command, "--student", str(run.student), *sets, "--output-dir", f"{run.path}-continued"]
 
 
 def _is_free(name: str) -> bool:
