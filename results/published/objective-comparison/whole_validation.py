@@ -19,14 +19,14 @@ SPLIT = "validation"
 
 def put_together(output: Path) -> None:
     """Writes each run that has both scores to ``output``, with the predictions of both, for ``report``."""
-    for rest in sorted(REST.iterdir()):
-        if is_kept(rest) and is_kept(REPORTED / rest.name):
-            shutil.copytree(REPORTED / rest.name, output / rest.name, ignore=shutil.ignore_patterns("evaluation"))
-            parts = [RunDirectory.open(part / rest.name) for part in (REPORTED, REST)]
+    for kept in sorted(REST.iterdir()):
+        if is_kept(kept) and is_kept(REPORTED / kept.name):
+            shutil.copytree(REPORTED / kept.name, output / kept.name, ignore=shutil.ignore_patterns("evaluation"))
+            parts = [RunDirectory.open(part / kept.name) for part in (REPORTED, REST)]
             rows = [row for part in parts for row in part.predictions(SPLIT)]
             metrics = parts[0].metrics(SPLIT)
             # report computes every score anew.
             needed = {name: metrics[name] for name in ("metric_version", "split", "decoding")}
-            run = RunDirectory.open(output / rest.name)
+            run = RunDirectory.open(output / kept.name)
             write(run.evaluation(SPLIT), Scores(needed, rows))
             run.seal_scores()
