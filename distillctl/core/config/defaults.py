@@ -41,7 +41,7 @@ FOCAL_GAMMA: Final = 2.0
 
 JSD_WEIGHT: Final = (1.0, 0.7)
 """Falls over the run: the teacher guides early and is trusted less once the student knows its mistakes. It stays the
-largest gradient to the end. Two runs without the fall were the same within chance (v1-constant-jsd in
+largest gradient to the end. Three runs without the fall were the same within chance (v1-constant-jsd in
 results/published/objective-comparison)."""
 JSD_TEMPERATURE: Final = 1.0
 """At 0.5 and at 2 short runs had a point less of exact matches on dev, and a cache at 2 keeps 2,048 ids a token instead
