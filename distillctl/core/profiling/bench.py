@@ -23,8 +23,8 @@ from distillctl.core.materials import (
     encode_data,
     frozen_encoder,
     load_models,
+    open_bank,
     open_data,
-    with_bank,
     with_teacher_cache,
 )
 from distillctl.core.models.vocabulary import logit_width
@@ -107,7 +107,7 @@ def open_bench(configs: Sequence[Config], shape: ShapeName, folder: Path, report
     if encoder is not None:
         own = config.with_section("encoder", cache_dir=str(folder / "bank"))
         guides = Guides(encoder=encoder.to(accelerator.device))
-        bank = with_bank(own, guides, models, train, reporter)[0].bank
+        bank, _ = open_bank(own, guides, models, train, reporter)
     cached, facts = _capture(configs, models, train, live, accelerator, folder, reporter, shape)
     return Bench(models, train, accelerator, live, cached, encoder, bank, facts)
 
