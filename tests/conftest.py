@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from distillctl.core.training.loop import Trainer
+from distillctl.core.training.stepper import Stepper
 from tests.runs import EPOCHS, Make, StopAt, run_config
 from tests.tiny import Tiny, make_tiny, make_trainer
 
@@ -50,16 +51,16 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> StopAt:
     """Does something once, right after a step (counted from 1) is done and before it is logged."""
 
     def plant(at: int, act: Callable[[], None]) -> None:
-        original = Trainer._step
+        original = Stepper.take
         done: list[int] = []
 
-        def step(self: Trainer, number: int) -> dict[str, float | int | None]:
+        def step(self: Stepper, number: int) -> dict[str, float | int | None]:
             row = original(self, number)
             if number + 1 == at and not done:
                 done.append(at)
                 act()
             return row
 
-        monkeypatch.setattr(Trainer, "_step", step)
+        monkeypatch.setattr(Stepper, "take", step)
 
     return plant

@@ -45,7 +45,7 @@ def run(trainer: Trainer) -> TrainingResult:
 def train(trainer: Trainer) -> dict[str, Tensor]:
     """The student's weights after the training."""
     run(trainer)
-    return weights_of(trainer.student)
+    return weights_of(trainer.stepper.student)
 
 
 def column(trainer: Trainer, name: str) -> list[float | None]:

@@ -21,6 +21,7 @@ from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.training.accelerator import make_accelerator
 from distillctl.core.training.loop import Trainer
+from distillctl.core.training.stepper import Stepper
 from distillctl.core.training.terms import make_objective
 
 # Files per split: far from the usual shares, so that few records fill all three.
@@ -147,14 +148,10 @@ def make_trainer(config: Config, score_dev: Callable[[Any], float] | None = None
     guides, _ = make_guides(config, models, encoded.train, accelerator.device, SilentReporter())
     guides, _ = with_teacher_cache(config, guides, models, encoded.train, SilentReporter(), accelerator.autocast)
     guides, _ = with_bank(config, guides, models, encoded.train, SilentReporter())
+    objective = make_objective(config.objective, models.shared_vocabulary)
     return Trainer(
-        config,
-        accelerator,
-        models.student,
+        Stepper(config, accelerator, models.student, encoded.train.examples, guides, objective),
         models.tokenizer,
-        encoded.train.examples,
-        guides,
-        make_objective(config.objective, models.shared_vocabulary),
         RunDirectory.create(config.output_dir),
         fingerprint(encoded.train.records),
         score_dev,

@@ -95,44 +95,49 @@ def main(file: str) -> int:
 
 def _plant(rank: int, step: int, kind: str) -> None:
     """One process fails at the beginning of a step (from 0): the others are in the middle of theirs."""
-    from distillctl.core.training.loop import Trainer
+    from distillctl.core.training.stepper import Stepper
 
     if kind in ("gradient", "loss"):
         _spoil(step, kind)
         return
-    original = Trainer._begin
+    original = Stepper._begin
 
-    def begin(self: Trainer, inputs: Any, number: int, separate: bool) -> int:
-        if number == step and self.processes.rank == rank:
+    def begin(self: Stepper, inputs: Any, number: int, separate: bool) -> int:
+        if number == step and self.accelerator.process_index == rank:
             _fail(kind)
         return original(self, inputs, number, separate)
 
-    Trainer._begin = begin  # type: ignore[method-assign]
+    Stepper._begin = begin  # type: ignore[method-assign]
 
 
 def _spoil(step: int, kind: str) -> None:
     """In every process, a step's (from 0) gradient is not a number, or only what is said of its loss."""
     from distillctl.core.errors import NotFiniteError
-    from distillctl.core.training.loop import Trainer
+    from distillctl.core.training.stepper import Stepper
 
     name = "_update" if kind == "gradient" else "_end_step"
-    original = getattr(Trainer, name)
+    original = getattr(Stepper, name)
 
-    def spoilt(self: Trainer, number: int) -> Any:
+    def spoilt(self: Stepper, number: int) -> Any:
         if number == step and kind == "loss":
             raise NotFiniteError("a loss is not a number")
         return original(self, number)
 
-    def logits(self: Trainer, model: Any, micro: Any) -> Any:
+    def take(self: Stepper, number: int) -> Any:
+        under_way[:] = [number]
+        return taken(self, number)
+
+    def logits(self: Stepper, model: Any, micro: Any) -> Any:
         found = forward(self, model, micro)
-        if self.state.step == step and found.requires_grad:
+        if under_way == [step] and found.requires_grad:
             found.register_hook(lambda gradient: gradient * float("nan"))
         return found
 
-    forward = Trainer._logits
+    forward, taken = Stepper._logits, Stepper.take
+    under_way: list[int] = []
     if kind == "gradient":
-        Trainer._logits = logits  # type: ignore[method-assign]
-    setattr(Trainer, name, spoilt)
+        Stepper._logits, Stepper.take = logits, take  # type: ignore[method-assign]
+    setattr(Stepper, name, spoilt)
 
 
 def _fail(kind: str) -> None:

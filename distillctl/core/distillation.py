@@ -56,6 +56,7 @@ from distillctl.core.training.accelerator import resolve_precision, start_togeth
 from distillctl.core.training.checkpoints import Checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
 from distillctl.core.training.resuming import checkpoint_to_resume, how_to_go_on
+from distillctl.core.training.stepper import Stepper
 from distillctl.core.training.terms import make_objective
 
 
@@ -204,18 +205,14 @@ def _run(
         processes.on_main(describe_and_score)
         models = replace(models, teacher=None)  # from here on the guides use it, or nobody
         trim_frozen_models(config, guides)
+        objective = make_objective(
+            config.objective,
+            models.shared_vocabulary,
+            lambda tensor: accelerator.reduce(tensor, reduction="sum"),
+        )
         trainer = Trainer(
-            config,
-            accelerator,
-            models.student,
+            Stepper(config, accelerator, models.student, encoded.train.examples, guides, objective),
             models.tokenizer,
-            encoded.train.examples,
-            guides,
-            make_objective(
-                config.objective,
-                models.shared_vocabulary,
-                lambda tensor: accelerator.reduce(tensor, reduction="sum"),
-            ),
             run,
             data_fingerprint,
             dev_scorer(models.tokenizer, encoded.dev, config) if encoded.dev.examples else None,

@@ -20,7 +20,7 @@ from distillctl.core.config import load_config
 from distillctl.core.evaluation import decoding
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.sweep import trial as trial_module
-from distillctl.core.training.loop import Trainer
+from distillctl.core.training.stepper import Stepper
 from tests.runs import StopAt, ctrl_c, record
 from tests.tiny import Tiny, file_bytes
 
@@ -156,19 +156,19 @@ def test_what_cannot_work_is_told_before_anything_is_written(
 def test_a_failed_trial_is_shown_and_the_others_are_ranked(
     tiny: Tiny, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
-    step = Trainer._step
+    step = Stepper.take
 
-    def fail_for_three(self: Trainer, number: int) -> Any:
+    def fail_for_three(self: Stepper, number: int) -> Any:
         if self.config.objective.semantic_loss_scale == 3:
             raise ZeroDivisionError("as a defect would")
         return step(self, number)
 
-    monkeypatch.setattr(Trainer, "_step", fail_for_three)
+    monkeypatch.setattr(Stepper, "take", fail_for_three)
     assert cli.run(argv(tiny, tmp_path / "sweep")) == 0
     shown = capsys.readouterr().out
     assert "1/2 semantic_loss_scale=3, seed=13: failed: ZeroDivisionError: as a defect would" in shown
     assert "1 failed" in shown
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Stepper, "take", step)
     trained.clear()
     assert cli.run(argv(tiny, tmp_path / "sweep", "--retry-failed")) == 0
     assert trained == ["1-semantic_loss_scale=3-seed=13"]
@@ -177,10 +177,10 @@ def test_a_failed_trial_is_shown_and_the_others_are_ranked(
 def test_a_sweep_of_which_nothing_worked_ends_with_an_error(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
-    def fail(self: Trainer, number: int) -> Any:
+    def fail(self: Stepper, number: int) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Trainer, "_step", fail)
+    monkeypatch.setattr(Stepper, "take", fail)
     assert cli.run(argv(tiny, tmp_path / "sweep")) == 5
     assert "no grid point has all its seeds" in capsys.readouterr().err
     assert not (tmp_path / "sweep/best.yaml").exists()

@@ -23,7 +23,7 @@ from distillctl.core.losses.term import Group, LossBatch, StudentOutputs, TermSu
 from distillctl.core.models.loading import load_seq2seq, save_model
 from distillctl.core.planning.throughput import Throughput
 from distillctl.core.run_dir import RunDirectory, step_metric_columns
-from distillctl.core.training.loop import Trainer
+from distillctl.core.training.stepper import Stepper
 from tests.contract import (
     assert_every_term_has_a_gradient,
     assert_has_every_file,
@@ -286,16 +286,16 @@ def test_ctrl_c_leaves_a_student_and_the_printed_command_goes_on(
     assert cli.run(whole) == 0
     monkeypatch.chdir(tmp_path)
     stopped = tiny.argv("train", "a run", "training.num_train_epochs=2", "training.dropout_rate=0.1")
-    original = Trainer._step
+    original = Stepper.take
 
-    def step(self: Trainer, number: int) -> dict[str, float | int | None]:
+    def step(self: Stepper, number: int) -> dict[str, float | int | None]:
         row = original(self, number)
         if number + 1 == 4:
             signal.raise_signal(signal.SIGINT)
         return row
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", step)
+        patch.setattr(Stepper, "take", step)
         capsys.readouterr()
         assert cli.run(stopped) == 130
     shown = capsys.readouterr()

@@ -24,6 +24,7 @@ from distillctl.core.models.loading import load_seq2seq, save_model, weights_fin
 from distillctl.core.planning.plan import plan
 from distillctl.core.progress import SilentReporter
 from distillctl.core.training.loop import Trainer, TrainingResult
+from distillctl.core.training.stepper import Stepper
 from distillctl.core.training.terms import make_objective
 from tests.runs import EPOCHS, Notes, StopAt, ctrl_c, kill, record, student_bytes
 from tests.runs import run_config as run
@@ -82,10 +83,10 @@ def test_a_failure_is_noted_in_the_record(tiny: Tiny, tmp_path: Path, stop_at: S
 
 
 def test_device_memory_that_ran_out_is_explained(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Trainer, number: int) -> None:
+    def full(self: Stepper, number: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Trainer, "_step", full)
+    monkeypatch.setattr(Stepper, "take", full)
     with pytest.raises(RunError, match=r"out of memory on the device: lower training\.per_device_train_batch_size"):
         run(tiny.config(tmp_path / "run"))
 

@@ -30,7 +30,7 @@ from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir import StepLog
 from distillctl.core.teacher import opening
 from distillctl.core.training import loop
-from distillctl.core.training.loop import Trainer
+from distillctl.core.training.stepper import Stepper
 
 KINDS = ("step", "checkpoint", "evaluation", "capture")
 CLOCK = "clock"
@@ -84,7 +84,7 @@ class Instants:
     def install(self) -> None:
         """For good: only in a process that ends soon."""
         for owner, name, kind in (
-            (Trainer, "_step", "step"),
+            (Stepper, "take", "step"),
             (StepLog, "write", "step"),
             (loop, "save_checkpoint", "checkpoint"),
             (scoring, "predict", "evaluation"),

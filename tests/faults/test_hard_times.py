@@ -18,7 +18,7 @@ import pytest
 from distillctl import cli
 from distillctl.core.errors import DataError, Terminated
 from distillctl.core.run_dir.lock import LOCK, locked
-from distillctl.core.training.loop import Trainer
+from distillctl.core.training.stepper import Stepper
 from tests.runs import EPOCHS, StopAt, record, run_config, student_bytes
 from tests.tiny import Tiny, rows_of
 
@@ -134,10 +134,10 @@ def raw_rows(run: Path) -> list[dict[str, str]]:
 def test_no_memory_ends_in_order(
     error: Exception, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Err
 ) -> None:
-    def full(self: Trainer, number: int) -> None:
+    def full(self: Stepper, number: int) -> None:
         raise error
 
-    monkeypatch.setattr(Trainer, "_step", full)
+    monkeypatch.setattr(Stepper, "take", full)
     assert cli.run(tiny.argv("train", tmp_path / "run")) == 5
     assert_told(capsys, "out of memory: lower training.per_device_train_batch_size")
     assert record(tmp_path / "run")["status"] == "failed"

@@ -1,4 +1,4 @@
-"""The arms: the trainer itself with another objective, and the same student for all."""
+"""The arms: a training's own steps with another objective, and the same student for all."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from distillctl.core.models.vocabulary import special_ids
 from distillctl.core.profiling.bench import Bench
 from distillctl.core.run_dir import RunDirectory, StepLog
 from distillctl.core.teacher.live import forced_logits
-from distillctl.core.training.loop import Trainer
+from distillctl.core.training.stepper import Stepper
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS, make_objective
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A trainer under a name, with the log that its steps write to."""
+    """What takes the steps, under a name, with the log that they write to."""
 
     name: str
-    trainer: Trainer
+    stepper: Stepper
     log: StepLog
 
 
@@ -68,7 +68,7 @@ def _without(config: Config, names: Sequence[str]) -> Config:
 def make_arms(
     bench: Bench, configs: dict[str, Config], folder: Path, logs: ExitStack, beside: Sequence[Arm] = ()
 ) -> list[Arm]:
-    """A trainer per configuration, all on one student and one optimizer: time does not depend on the weights.
+    """A stepper per configuration, all on one student and one optimizer: time does not depend on the weights.
 
     So the memory of one student serves them all, and no arm's figures depend on where its weights lie.
 
@@ -85,55 +85,52 @@ def make_arms(
     arms: list[Arm] = []
     for name, config in configs.items():
         run = RunDirectory.create(folder / f"arm-{len(list(folder.iterdir()))}")
-        trainer = Trainer(
+        stepper = Stepper(
             config,
             bench.accelerator,
             bench.models.student,
-            bench.models.tokenizer,
             bench.train.examples,
             bench.guides(config),
             make_objective(config.objective, bench.models.shared_vocabulary),
-            run,
-            data_fingerprint="",
         )
-        log = run.step_log(trainer.objective.names, tensorboard=config.logging.tensorboard)
-        arms.append(Arm(name, trainer, logs.enter_context(log)))
-    first = (*beside, *arms)[0].trainer
+        log = run.step_log(stepper.objective.names, tensorboard=config.logging.tensorboard)
+        arms.append(Arm(name, stepper, logs.enter_context(log)))
+    first = (*beside, *arms)[0].stepper
     for arm in arms:
-        arm.trainer.model, arm.trainer.optimizers = first.model, first.optimizers
-    check_alike({arm.name: _facts(arm.trainer) for arm in (*beside[:1], *arms)})
+        arm.stepper.model, arm.stepper.optimizers = first.model, first.optimizers
+    check_alike({arm.name: _facts(arm.stepper) for arm in (*beside[:1], *arms)})
     return arms
 
 
-def _facts(trainer: Trainer) -> dict[str, Any]:
-    """What has to be equal, taken from what the trainer really loads and computes with."""
+def _facts(stepper: Stepper) -> dict[str, Any]:
+    """What has to be equal, taken from what the stepper really loads and computes with."""
     digest = hashlib.sha256()
     devices = set()
-    for number in range(trainer.plan.steps):
-        for micro in trainer.loader.load(number).micro_batches:
+    for number in range(stepper.plan.steps):
+        for micro in stepper.loader.load(number).micro_batches:
             devices.add(str(micro.labels.device))
             for tensor in (micro.input_ids, micro.attention_mask, micro.labels):
                 digest.update(f"{tuple(tensor.shape)}".encode())
                 digest.update(tensor.cpu().numpy().tobytes())
-    weights = next(trainer.student.parameters())
+    weights = next(stepper.student.parameters())
     return {
         "batches": digest.hexdigest(),
-        "dtype": f"weights {weights.dtype}, products {_dtype_of_products(trainer)}",
+        "dtype": f"weights {weights.dtype}, products {_dtype_of_products(stepper)}",
         "device": ", ".join(sorted({*devices, str(weights.device)})),
     }
 
 
 @torch.no_grad()
-def _dtype_of_products(trainer: Trainer) -> str:
+def _dtype_of_products(stepper: Stepper) -> str:
     """What the student's first linear layer gives in a forward pass: what a setting says is not enough."""
     seen: list[torch.dtype] = []
-    layer = next(module for module in trainer.student.modules() if isinstance(module, nn.Linear))
+    layer = next(module for module in stepper.student.modules() if isinstance(module, nn.Linear))
     hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    micro = trainer.loader.load(0).micro_batches[0]
+    micro = stepper.loader.load(0).micro_batches[0]
     source, mask, labels = (tensor[:1] for tensor in (micro.input_ids, micro.attention_mask, micro.labels))
-    start, padding = special_ids(trainer.student, "student")
+    start, padding = special_ids(stepper.student, "student")
     try:
-        forced_logits(trainer.model, source, mask, labels, Places.of(labels), start, padding)
+        forced_logits(stepper.model, source, mask, labels, Places.of(labels), start, padding)
     finally:
         hook.remove()
     return ", ".join(sorted({str(dtype) for dtype in seen}))

@@ -30,28 +30,28 @@ def kept_bytes(arm: Arm) -> int:
 
 
 def _kept(arm: Arm) -> Iterator[Tensor]:
-    trainer = arm.trainer
-    teacher = trainer.guides.teacher
-    for module in (trainer.student, None if teacher is None else teacher.model, trainer.guides.encoder):
+    stepper = arm.stepper
+    teacher = stepper.guides.teacher
+    for module in (stepper.student, None if teacher is None else teacher.model, stepper.guides.encoder):
         if module is not None:
             yield from module.parameters()
             yield from module.buffers()
-    for optimizer in trainer.optimizers:
+    for optimizer in stepper.optimizers:
         for state in optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
 def step_bytes(arm: Arm, number: int) -> int:
     """The most that step ``number`` allocates above where it began, in bytes. Takes the step."""
-    device = arm.trainer.accelerator.device
+    device = arm.stepper.accelerator.device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        arm.trainer.step(number, arm.log)
+        arm.stepper.step(number, arm.log)
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        arm.trainer.step(number, arm.log)
+        arm.stepper.step(number, arm.log)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
         recorded.export_chrome_trace(str(file))

@@ -71,7 +71,7 @@ def _measure(
     runs.mkdir()
     main = make_arms(bench, main_arms(baseline, candidate), runs, logs)
     terms = make_arms(bench, term_arms(candidate), runs, logs, beside=main) if request.terms else []
-    timed = range(WARM_UP, main[0].trainer.plan.steps)
+    timed = range(WARM_UP, main[0].stepper.plan.steps)
     seconds = {"main": warm_up(main, "warming up", reporter), "terms": warm_up(terms, "warming up the terms", reporter)}
     expected = sum(seconds.values()) / WARM_UP * len(timed)
     reporter.note(f"{len(timed)} steps of {len(main) + len(terms)} arms to go, about {_duration(expected)}")
@@ -85,7 +85,7 @@ def _measure(
     if trace is not None:
         traced = next(arm for arm in main if arm.name == CANDIDATE)
         trace_steps(traced, timed[:TRACED_STEPS], trace)
-    tokens = [main[0].trainer.loader.load(number).tokens for number in timed]
+    tokens = [main[0].stepper.loader.load(number).tokens for number in timed]
     return Measured(
         times,
         term_times,
@@ -110,18 +110,18 @@ def run_in_turn(
     times: dict[str, list[StepTime]] = {arm.name: [] for arm in arms}
     if not arms:
         return times
-    timer = StepTimer(arms[0].trainer.accelerator.device)
+    timer = StepTimer(arms[0].stepper.accelerator.device)
     for arm in arms:
-        arm.trainer.tell(timer)
+        arm.stepper.tell(timer)
     with reporter.task(title, len(numbers)) as task:
         for place, number in enumerate(numbers):
             for arm in arms if place % 2 == 0 else reversed(arms):
                 timer.start()
-                arm.trainer.step(number, arm.log)
+                arm.stepper.step(number, arm.log)
                 times[arm.name].append(timer.stop())
             task.update(place + 1)
     for arm in arms:
-        arm.trainer.tell(UNTIMED)
+        arm.stepper.tell(UNTIMED)
     return times
 
 

@@ -20,17 +20,17 @@ def trace_steps(arm: Arm, numbers: Sequence[int], file: Path) -> None:
     Raises RunError where it cannot be written.
     """
     activities = [ProfilerActivity.CPU]
-    if arm.trainer.accelerator.device.type == "cuda":
+    if arm.stepper.accelerator.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    arm.trainer.tell(TracedPhases())
+    arm.stepper.tell(TracedPhases())
     try:
         with profile(activities=activities) as recorded:
             for number in numbers:
-                arm.trainer.step(number, arm.log)
+                arm.stepper.step(number, arm.log)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
     finally:
-        arm.trainer.tell(UNTIMED)
+        arm.stepper.tell(UNTIMED)
     recorded.export_chrome_trace(str(file))
     # The profiler's own writer says of a failure in its log only.
     if not file.is_file() or not file.stat().st_size:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from distillctl.core.losses.step_report import StepReport
+
+Row = dict[str, float | int | None]
+"""One of step_metrics.csv, by column; None where nothing was measured."""
 
 
 def report_columns(report: StepReport) -> dict[str, float | None]:
@@ -26,7 +27,7 @@ def report_columns(report: StepReport) -> dict[str, float | None]:
     }
 
 
-def progress_note(row: Mapping[str, float | int | None]) -> str:
+def progress_note(row: Row) -> str:
     """The losses and the speed of a row, in one short line."""
     losses = " ".join(
         f"{name.removeprefix('loss_')} {value:.3f}"

@@ -43,15 +43,15 @@ def of(config: Config, micro: Micro, **changes: Any) -> Memory:
 def test_a_trainer_keeps_and_allocates_what_is_estimated(make: Make) -> None:
     """Of the tiny world, with a live teacher: what is kept to the byte but for optimizers' counters and buffers."""
     trainer = make("run", "training.dropout_rate=0.1")
-    shape, config = sequence_shape(trainer.student.config), trainer.config
-    assert shape is not None and trainer.guides.encoder is not None
-    with trainer.run.step_log(trainer.objective.names, tensorboard=False) as log:
-        arm = Arm("arm", trainer, log)
-        trainer.step(0, log)
+    shape, config = sequence_shape(trainer.stepper.student.config), trainer.config
+    assert shape is not None and trainer.stepper.guides.encoder is not None
+    with trainer.run.step_log(trainer.stepper.objective.names, tensorboard=False) as log:
+        arm = Arm("arm", trainer.stepper, log)
+        trainer.stepper.step(0, log)
         allocated, kept = step_bytes(arm, 1), kept_bytes(arm)
-    inputs = trainer.loader.load(1).micro_batches[0]
+    inputs = trainer.stepper.loader.load(1).micro_batches[0]
     micro = Micro(*inputs.input_ids.shape, inputs.labels.shape[1], len(inputs.places.flat))
-    shapes = Shapes(shape, sequence_shape(trainer.guides.teacher.model.config), Shape(0, 0, shape.encoder))
+    shapes = Shapes(shape, sequence_shape(trainer.stepper.guides.teacher.model.config), Shape(0, 0, shape.encoder))
     found = memory(config, shapes, micro, dropout=True, recompute=False)
     gradients = found.kept["its gradients"]
     assert sum(found.kept.values()) - gradients == pytest.approx(kept, rel=0.02)
@@ -61,7 +61,7 @@ def test_a_trainer_keeps_and_allocates_what_is_estimated(make: Make) -> None:
 @pytest.mark.parametrize("bf16", [False, True])
 def test_frozen_models_are_held_as_is_said(make: Make, bf16: bool) -> None:
     trainer = make("run", f"training.bf16={str(bf16).lower()}")
-    model = trainer.guides.teacher.model
+    model = trainer.stepper.guides.teacher.model
     if bf16:
         store_in_bf16(model)
     shape = sequence_shape(model.config)

@@ -57,21 +57,21 @@ def test_listening_changes_no_bit_of_the_student(make: Make) -> None:
     for name in ("silent", "timed"):
         trainer = make(name, "training.max_steps=3")
         if name == "timed":
-            trainer.tell(StepTimer(torch.device("cpu")))
-        with trainer.run.step_log(trainer.objective.names, tensorboard=False) as log:
+            trainer.stepper.tell(StepTimer(torch.device("cpu")))
+        with trainer.run.step_log(trainer.stepper.objective.names, tensorboard=False) as log:
             for number in range(3):
-                trainer.step(number, log)
-        students.append(weights_of(trainer.student))
+                trainer.stepper.step(number, log)
+        students.append(weights_of(trainer.stepper.student))
     assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
 
 
 @pytest.mark.parametrize("number", [0, 1])  # a gradient step and an ordinary one
 def test_every_part_of_a_step_is_told(make: Make, number: int) -> None:
     trainer, timer = make("timed"), StepTimer(torch.device("cpu"))
-    trainer.tell(timer)
-    with trainer.run.step_log(trainer.objective.names, tensorboard=False) as log:
+    trainer.stepper.tell(timer)
+    with trainer.run.step_log(trainer.stepper.objective.names, tensorboard=False) as log:
         timer.start()
-        trainer.step(number, log)
+        trainer.stepper.step(number, log)
         found = timer.stop()
     assert found.parts.keys() == PARTS | set(ALL_TERMS)
     assert all(seconds >= 0 for seconds in found.parts.values())
@@ -88,8 +88,8 @@ def test_arms_take_each_step_in_turn_and_back(bench: Bench, tiny: Tiny, tmp_path
     with ExitStack() as logs:
         arms = make_arms(bench, main_arms(config, config), tmp_path, logs)
         for arm in arms:
-            step = arm.trainer._step
-            arm.trainer._step = (  # type: ignore[method-assign]
+            step = arm.stepper.take
+            arm.stepper.take = (  # type: ignore[method-assign]
                 lambda number, step=step, name=arm.name: order.append((name, number)) or step(number)
             )
         times = run_in_turn(arms, [1, 2], "", SilentReporter())
@@ -97,7 +97,7 @@ def test_arms_take_each_step_in_turn_and_back(bench: Bench, tiny: Tiny, tmp_path
     assert order == [(name, 1) for name in names] + [(name, 2) for name in reversed(names)]
     assert {name: len(found) for name, found in times.items()} == dict.fromkeys(names, 2)
     assert all(phases.TEACHER not in time.parts for time in times[CROSS_ENTROPY])
-    assert all(arm.trainer.student is arms[0].trainer.student for arm in arms)
+    assert all(arm.stepper.student is arms[0].stepper.student for arm in arms)
 
 
 def test_arms_made_later_take_over_the_optimizer(bench: Bench, tiny: Tiny, tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_arms_made_later_take_over_the_optimizer(bench: Bench, tiny: Tiny, tmp_p
     with ExitStack() as logs:
         first = make_arms(bench, {"a": config, "b": config}, tmp_path, logs)
         later = make_arms(bench, {"c": config}, tmp_path, logs, beside=first)
-        assert len({id(arm.trainer.optimizers[0]) for arm in (*first, *later)}) == 1
-        assert later[0].trainer.objective is not first[0].trainer.objective
+        assert len({id(arm.stepper.optimizers[0]) for arm in (*first, *later)}) == 1
+        assert later[0].stepper.objective is not first[0].stepper.objective
 
 
 @pytest.mark.parametrize(("bf16", "products"), [("false", "torch.float32"), ("true", "torch.bfloat16")])
@@ -118,7 +118,7 @@ def test_every_arm_computes_in_the_precision_that_was_asked_for(
     (tmp_path / "runs").mkdir()
     with ExitStack() as logs:
         arms = make_arms(own, main_arms(config, config), tmp_path / "runs", logs)
-        assert [_facts(arm.trainer)["dtype"] for arm in arms] == [f"weights torch.float32, products {products}"] * 3
+        assert [_facts(arm.stepper)["dtype"] for arm in arms] == [f"weights torch.float32, products {products}"] * 3
 
 
 def test_each_term_is_left_out_once_and_the_encoder_as_a_whole(tiny: Tiny) -> None:

@@ -329,15 +329,15 @@ def test_a_record_says_where_the_teacher_came_from_and_is_else_the_same(tiny: Ti
 
 def test_its_model_is_none_and_a_batch_is_on_the_labels_device(tiny: Tiny, tmp_path: Path) -> None:
     trainer = make_trainer(cached(tiny, tmp_path / "run"))
-    teacher = trainer.guides.teacher
+    teacher = trainer.stepper.guides.teacher
     assert isinstance(teacher, CachedTeacher)
     assert teacher.model is None and teacher.has_tail
-    inputs = trainer.loader.load(2)
+    inputs = trainer.stepper.loader.load(2)
     micro, batch = inputs.micro_batches[0], inputs.loss_batches[0]
-    full = trainer._with_teacher(batch, micro)
+    full = trainer.stepper._with_teacher(batch, micro)
     assert isinstance(full, LossBatch) and full.teacher_top is not None and full.teacher_logits is None
     gold = (full.teacher_top.ids == batch.labels.unsqueeze(-1)).sum(dim=-1)
     assert torch.equal(gold[batch.valid], torch.ones_like(gold[batch.valid]))
-    before = weights_of(trainer.student)
-    trainer._step(2)
-    assert distance(before, weights_of(trainer.student)) > 0
+    before = weights_of(trainer.stepper.student)
+    trainer.stepper.take(2)
+    assert distance(before, weights_of(trainer.stepper.student)) > 0

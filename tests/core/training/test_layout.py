@@ -13,7 +13,7 @@ from torch import distributed, nn
 from distillctl.core.config.schema import TrainingConfig
 from distillctl.core.errors import RunError, UsageError
 from distillctl.core.progress import SilentReporter
-from distillctl.core.training import loop
+from distillctl.core.training import stepper
 from distillctl.core.training.accelerator import Sharding
 from distillctl.core.training.checkpoints import latest_checkpoint, optimizer_tensors
 from distillctl.core.training.layout import Shards, laid_out_like, whole_tensor
@@ -35,7 +35,7 @@ def in_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[InShards]:
         def shards(accelerator: Accelerator, training: TrainingConfig) -> Shards:
             return Shards(accelerator, training.max_grad_norm, sharding)
 
-        monkeypatch.setattr(loop, "layout_of", shards)
+        monkeypatch.setattr(stepper, "layout_of", shards)
 
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     yield use
@@ -54,12 +54,12 @@ def test_it_trains_like_one_in_one_piece(sharding: Sharding, make: Make, in_shar
     in_shards(sharding)
     parts = make("parts", *settings)
     run(parts)
-    assert is_in_shards(parts.student)
+    assert is_in_shards(parts.stepper.student)
     assert column(parts, "loss_total") == pytest.approx(column(whole, "loss_total"), rel=1e-6)
     assert column(parts, "grad_norm_total") == pytest.approx(column(whole, "grad_norm_total"), rel=1e-5)
     with parts.whole_student() as student:
         assert not is_in_shards(student)
-        assert distance(weights_of(whole.student), weights_of(student)) < 1e-6
+        assert distance(weights_of(whole.stepper.student), weights_of(student)) < 1e-6
         assert student.lm_head.weight.data_ptr() == student.shared.weight.data_ptr()
 
 
@@ -80,9 +80,9 @@ def test_its_checkpoints_are_those_of_one_in_one_piece_and_resumed(
     assert column(again, "loss_total") == column(undisturbed, "loss_total")[6:]
     with again.whole_student() as student, undisturbed.whole_student() as other:
         assert distance(weights_of(student), weights_of(other)) == 0
-    shapes = {name: tensor.shape for name, tensor in optimizer_tensors(again._plain_optimizers()).items()}
+    shapes = {name: tensor.shape for name, tensor in optimizer_tensors(again.stepper.plain_optimizers()).items()}
     assert shapes == {name: tensor.shape for name, tensor in found.optimizers.items()}
-    assert optimizer_tensors(again._plain_optimizers(), keep=False) == {}
+    assert optimizer_tensors(again.stepper.plain_optimizers(), keep=False) == {}
 
 
 def test_layers_that_the_student_does_not_have_are_named(make: Make, in_shards: InShards) -> None:

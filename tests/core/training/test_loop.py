@@ -26,33 +26,33 @@ from tests.tiny import ALL_TERMS, Tiny, distance, rows_of, weights_of
 def gradients_of_step(trainer: Trainer, number: int) -> dict[str, Tensor]:
     """What the optimizer of a step is given, taken just before clipping."""
     taken: dict[str, Tensor] = {}
-    update = trainer._update
+    update = trainer.stepper._update
 
     def capture(step: int) -> float:
-        taken.update({n: p.grad.clone() for n, p in trainer.student.named_parameters() if p.grad is not None})
+        taken.update({n: p.grad.clone() for n, p in trainer.stepper.student.named_parameters() if p.grad is not None})
         return update(step)
 
-    trainer._update = capture  # type: ignore[method-assign,assignment]
-    trainer._step(number)
+    trainer.stepper._update = capture  # type: ignore[method-assign,assignment]
+    trainer.stepper.take(number)
     return taken
 
 
 def direct_gradients(trainer: Trainer, number: int) -> dict[str, Tensor]:
     """Plain autograd of the objective written out over the whole step."""
-    inputs = trainer.loader.load(number)
-    objective, limit = trainer.objective, trainer.objective.share_limit
+    inputs = trainer.stepper.loader.load(number)
+    objective, limit = trainer.stepper.objective, trainer.stepper.objective.share_limit
     progress = number / (trainer.plan.steps - 1)
     counts = {term.name: sum(float(term.count(batch)) for batch in inputs.loss_batches) for term in objective.terms}
     total = torch.zeros(())
     for micro, batch in zip(inputs.micro_batches, inputs.loss_batches, strict=True):
-        outputs = trainer._outputs(trainer._logits(trainer.student, micro), micro)
-        full = trainer._with_teacher(batch, micro)
+        outputs = trainer.stepper._outputs(trainer.stepper._logits(trainer.stepper.student, micro), micro)
+        full = trainer.stepper._with_teacher(batch, micro)
         for term in objective.terms:
             factor = objective.scales[term.name] * objective.schedules[term.name].at(progress) / counts[term.name]
             if limit is not None and term.group == "auxiliary":
                 factor *= limit.clip
             total = total + factor * term(outputs, full).sum
-    parameters = dict(trainer.student.named_parameters())
+    parameters = dict(trainer.stepper.student.named_parameters())
     found = torch.autograd.grad(total, list(parameters.values()))
     return dict(zip(parameters, found, strict=True))
 
@@ -68,9 +68,9 @@ def test_the_steps_gradient_is_autograds_of_the_total(make: Make, number: int, s
         "training.max_grad_norm=1000",
         "objective.max_auxiliary_share=0.05",
     )
-    trainer._pass_gate()
-    assert trainer.objective.share_limit is not None
-    assert trainer.objective.share_limit.clip < 0.5
+    trainer.stepper.pass_gate()
+    assert trainer.stepper.objective.share_limit is not None
+    assert trainer.stepper.objective.share_limit.clip < 0.5
     expected = direct_gradients(trainer, number)
     found = gradients_of_step(trainer, number)
     assert distance(expected, found) < 1e-5
@@ -80,12 +80,12 @@ def test_the_steps_gradient_is_autograds_of_the_total(make: Make, number: int, s
 def test_one_batch_of_eight_is_four_of_two(make: Make) -> None:
     whole = make("whole", "training.per_device_train_batch_size=8")
     split = make("split", "training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=4")
-    before = weights_of(whole.student)
-    assert distance(before, weights_of(split.student)) == 0
+    before = weights_of(whole.stepper.student)
+    assert distance(before, weights_of(split.stepper.student)) == 0
     first, second = train(whole), train(split)
     assert distance(before, first) > 0.01
     assert distance(first, second) < 1e-5
-    assert whole.objective.names == ALL_TERMS
+    assert whole.stepper.objective.names == ALL_TERMS
     for one, other in zip(whole.run.step_metrics(), split.run.step_metrics(), strict=True):
         for name, value in one.items():
             if name.startswith(("loss", "weight", "grad_norm", "scale", "auxiliary", "target")):
@@ -96,7 +96,7 @@ def test_gradient_checkpointing_changes_memory_not_the_result(make: Make) -> Non
     plain = train(make("plain", "training.max_steps=3"))
     trainer = make("saving", "training.max_steps=3", "training.gradient_checkpointing=true")
     assert distance(plain, train(trainer)) < 1e-6
-    assert trainer.student.encoder.gradient_checkpointing
+    assert trainer.stepper.student.encoder.gradient_checkpointing
 
 
 # --- what a step logs -----------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_a_micro_batch_never_waits_for_the_device(make: Make, mode: str) -> None
     """But inside the models, where transformers looks whether an attention mask masks anything."""
     settings = ["training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=2"]
     trainer = make("run", *settings, f"teacher.mode={mode}", *(["teacher.top_k=8"] if mode == "cached" else []))
-    begin, end, host = trainer._begin, trainer._end_step, HostReads(counting=False)
+    begin, end, host = trainer.stepper._begin, trainer.stepper._end_step, HostReads(counting=False)
 
     def begun(*call: Any, **named: Any) -> int:
         tokens = begin(*call, **named)
@@ -156,17 +156,17 @@ def test_a_micro_batch_never_waits_for_the_device(make: Make, mode: str) -> None
         host.counting = False
         return end(number)
 
-    guides = trainer.guides
+    guides = trainer.stepper.guides
     assert guides.encoder is not None and guides.teacher is not None
-    for model in (trainer.student, guides.encoder.encoder, guides.teacher.model):
+    for model in (trainer.stepper.student, guides.encoder.encoder, guides.teacher.model):
         if model is not None:
             _count_within(model, host, False)
-    _count_within(trainer.student.lm_head, host, True)
-    trainer._begin = begun  # type: ignore[method-assign]
-    trainer._end_step = ended  # type: ignore[method-assign]
+    _count_within(trainer.stepper.student.lm_head, host, True)
+    trainer.stepper._begin = begun  # type: ignore[method-assign]
+    trainer.stepper._end_step = ended  # type: ignore[method-assign]
     for number in (0, 1):  # a gradient step and an ordinary one
         with host:
-            trainer._step(number)
+            trainer.stepper.take(number)
     assert host.found == []
 
 
@@ -190,7 +190,7 @@ def _count_within(module: torch.nn.Module, host: HostReads, counting: bool) -> N
 
 def test_teacher_and_encoder_keep_every_byte(make: Make, tiny: Tiny) -> None:
     trainer = make("run", f"encoder.model={tiny.teacher}", "training.dropout_rate=0.2", "training.weight_decay=0.5")
-    guides = trainer.guides
+    guides = trainer.stepper.guides
     assert guides.teacher is not None and guides.encoder is not None and guides.bank is not None
     assert guides.encoder.encoder is not guides.teacher.model.encoder
     before = [
@@ -207,19 +207,19 @@ def test_teacher_and_encoder_keep_every_byte(make: Make, tiny: Tiny) -> None:
 
 
 def keys(trainer: Trainer) -> list[str]:
-    return [example.key for example in trainer.loader._examples]
+    return [example.key for example in trainer.stepper.loader._examples]
 
 
 def test_the_gate_measures_without_a_trace(make: Make) -> None:
     trainer = make("run", "training.dropout_rate=0.3")
-    before, state = weights_of(trainer.student), torch.get_rng_state()
-    norms = trainer._pass_gate()
+    before, state = weights_of(trainer.stepper.student), torch.get_rng_state()
+    norms = trainer.stepper.pass_gate()
     assert list(norms) == list(ALL_TERMS)
     assert all(0 < norm < float("inf") for norm in norms.values())
     assert torch.equal(torch.get_rng_state(), state)
-    assert distance(before, weights_of(trainer.student)) == 0
-    assert all(parameter.grad is None for parameter in trainer.student.parameters())
-    assert trainer.objective.share_limit is not None and trainer.objective.share_limit.seeded
+    assert distance(before, weights_of(trainer.stepper.student)) == 0
+    assert all(parameter.grad is None for parameter in trainer.stepper.student.parameters())
+    assert trainer.stepper.objective.share_limit is not None and trainer.stepper.objective.share_limit.seeded
 
 
 def test_the_first_steps_auxiliary_gradient_is_limited_too(make: Make) -> None:
@@ -234,7 +234,7 @@ def test_the_first_steps_auxiliary_gradient_is_limited_too(make: Make) -> None:
 def test_nan_before_the_first_step_stops_at_the_gate(make: Make) -> None:
     trainer = make("run")
     with torch.no_grad():
-        trainer.student.shared.weight[5] = torch.nan
+        trainer.stepper.student.shared.weight[5] = torch.nan
     with pytest.raises(RunError, match="'focal' is nan before step 1"):
         run(trainer)
     assert not trainer.run.step_metrics_file.exists()
@@ -244,30 +244,30 @@ def test_nan_before_the_first_step_stops_at_the_gate(make: Make) -> None:
 def test_nan_on_the_way_stops_names_the_step_and_updates_nothing(make: Make) -> None:
     trainer = make("run")
     taken: list[dict[str, Tensor]] = []
-    outputs = trainer._outputs
+    outputs = trainer.stepper._outputs
 
     def poisoned(logits: Tensor, micro: MicroBatch) -> StudentOutputs:
         if trainer.state.step == 3:
-            taken.append(weights_of(trainer.student))
+            taken.append(weights_of(trainer.stepper.student))
             logits = logits * torch.nan
         return outputs(logits, micro)
 
-    trainer._outputs = poisoned  # type: ignore[method-assign]
+    trainer.stepper._outputs = poisoned  # type: ignore[method-assign]
     with pytest.raises(RunError, match=r"step 4: .*'focal' is nan.*nothing was updated"):
         run(trainer)
-    assert distance(taken[0], weights_of(trainer.student)) == 0
+    assert distance(taken[0], weights_of(trainer.stepper.student)) == 0
     assert column(trainer, "step") == [1, 2, 3]
 
 
 def test_an_infinite_parameter_gradient_updates_nothing(make: Make) -> None:
     trainer = make("run")
-    before = weights_of(trainer.student)
-    parameter = trainer.student.decoder.block[0].layer[0].SelfAttention.q.weight
-    parameter.register_hook(lambda gradient: gradient * torch.inf if trainer.model.training else gradient)
-    trainer._pass_gate = dict  # type: ignore[method-assign]
+    before = weights_of(trainer.stepper.student)
+    parameter = trainer.stepper.student.decoder.block[0].layer[0].SelfAttention.q.weight
+    parameter.register_hook(lambda gradient: gradient * torch.inf if trainer.stepper.model.training else gradient)
+    trainer.stepper.pass_gate = dict  # type: ignore[method-assign]
     with pytest.raises(RunError, match=r"step 1: the gradient of the student's parameters is (inf|nan)"):
         run(trainer)
-    assert distance(before, weights_of(trainer.student)) == 0
+    assert distance(before, weights_of(trainer.stepper.student)) == 0
 
 
 # --- epochs, checkpoints, interrupts --------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_a_balanced_run_starts_from_beta_says_when_it_moves_and_keeps_the_others
 @pytest.mark.parametrize("at", [1, 4, 6])
 def test_an_interrupt_finishes_the_step_and_saves_it(make: Make, at: int) -> None:
     trainer = make("run")
-    step = trainer._step
+    step = trainer.stepper.take
 
     def interrupted(number: int) -> dict[str, float | int | None]:
         row = step(number)
@@ -320,7 +320,7 @@ def test_an_interrupt_finishes_the_step_and_saves_it(make: Make, at: int) -> Non
             signal.raise_signal(signal.SIGINT)
         return row
 
-    trainer._step = interrupted  # type: ignore[method-assign]
+    trainer.stepper.take = interrupted  # type: ignore[method-assign]
     result = run(trainer)
     assert result.interrupted
     assert result.steps == at
@@ -328,7 +328,7 @@ def test_an_interrupt_finishes_the_step_and_saves_it(make: Make, at: int) -> Non
     checkpoint = latest_checkpoint(trainer.run)
     assert checkpoint is not None
     assert checkpoint.state.step == at
-    assert distance(weights_of(trainer.student), weights_of(trainer.student) | checkpoint.student) == 0
+    assert distance(weights_of(trainer.stepper.student), weights_of(trainer.stepper.student) | checkpoint.student) == 0
 
 
 @pytest.mark.parametrize("settings", [[], ["training.optimizer=muon"], ["training.bf16=true"]], ids=str)
@@ -349,5 +349,5 @@ def test_a_restored_trainer_goes_on_bit_for_bit(make: Make, settings: list[str])
     (second.run.step_metrics_file).write_bytes(first.run.step_metrics_file.read_bytes())
     result = second.train(SilentReporter(), checkpoint)
     assert result.gate_norms == {}
-    assert distance(weights_of(whole.student), weights_of(second.student)) == 0
+    assert distance(weights_of(whole.stepper.student), weights_of(second.stepper.student)) == 0
     assert rows_of(second.run.path) == rows_of(whole.run.path)

@@ -25,7 +25,7 @@ def test_a_log_only_term_is_logged_and_trains_nothing(make: Make) -> None:
         assert row["loss_total"] == plain["loss_total"]
         assert row["grad_norm_auxiliary"] == 0
     trained = make("trained", "objective.contrastive.weight=0")
-    assert distance(weights_of(logged.student), train(trained)) > 1e-4
+    assert distance(weights_of(logged.stepper.student), train(trained)) > 1e-4
 
 
 CHANGES = [
@@ -105,7 +105,7 @@ def head_inputs(trainer: Trainer) -> list[torch.dtype]:
         if module.training:
             seen.append(output.dtype)
 
-    trainer.student.decoder.block[-1].layer[-1].DenseReluDense.wo.register_forward_hook(look)
+    trainer.stepper.student.decoder.block[-1].layer[-1].DenseReluDense.wo.register_forward_hook(look)
     return seen
 
 
@@ -116,7 +116,7 @@ def test_bf16_lasts_beyond_an_epochs_end_and_a_resume(make: Make, bf16: bool, ti
     trainer = make("run", *settings, "evaluation.on_epoch_end=true", score_dev=lambda model: 1.0)
     seen = head_inputs(trainer)
     logits = []
-    trainer.student.lm_head.register_forward_hook(lambda *call: logits.append(call[2].dtype))
+    trainer.stepper.student.lm_head.register_forward_hook(lambda *call: logits.append(call[2].dtype))
     run(trainer)
     assert set(seen) == {wanted}
     assert len(seen) >= 6
@@ -126,7 +126,7 @@ def test_bf16_lasts_beyond_an_epochs_end_and_a_resume(make: Make, bf16: bool, ti
     assert checkpoint is not None
     again._restore(checkpoint)
     seen = head_inputs(again)
-    again._step(3)
+    again.stepper.take(3)
     assert set(seen) == {wanted}
 
 

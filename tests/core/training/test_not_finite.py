@@ -17,6 +17,7 @@ from distillctl.core.training.batches import MicroBatch
 from distillctl.core.training.checkpoints import latest_checkpoint
 from distillctl.core.training.diagnostics import MOST_IN_A_ROW, too_many
 from distillctl.core.training.loop import Trainer
+from distillctl.core.training.stepper import Stepper
 from tests.runs import Make, Notes, column, record, run, run_config, student_bytes
 from tests.tiny import Tiny, distance, rows_of, weights_of
 
@@ -25,13 +26,13 @@ SKIP = "training.on_nan=skip"
 
 def poison(trainer: Trainer, *steps: int) -> Trainer:
     """Makes the losses of those steps (from 1) NaN, every time they are computed."""
-    outputs = trainer._outputs
+    outputs = trainer.stepper._outputs
 
     def poisoned(logits: Tensor, micro: MicroBatch) -> StudentOutputs:
         is_bad = trainer.state.step + 1 in steps and logits.requires_grad
         return outputs(logits * torch.nan if is_bad else logits, micro)
 
-    trainer._outputs = poisoned  # type: ignore[method-assign]
+    trainer.stepper._outputs = poisoned  # type: ignore[method-assign]
     return trainer
 
 
@@ -45,7 +46,7 @@ def test_the_error_names_term_step_and_samples_and_the_batch_is_kept(make: Make)
     assert about["step"] == 4 and about["found"] == first
     assert second.startswith(f"Samples {', '.join(about['sample_ids'])}; the batch is in diagnostics/step-4.json")
     assert "--resume --on-nan skip" in second
-    examples = [trainer.loader._examples[index] for index in trainer.plan.step(3)]
+    examples = [trainer.stepper.loader._examples[index] for index in trainer.plan.step(3)]
     assert about["sample_ids"] == [example.id for example in examples]
     assert all(name.startswith("tiny-") for name in about["sample_ids"])
     batch = load_file(trainer.run.path / "diagnostics" / about["batch"])
@@ -65,7 +66,7 @@ def test_a_long_batch_is_named_in_part(make: Make) -> None:
 def test_a_nan_before_the_first_step_names_its_samples_too(make: Make) -> None:
     trainer = make("run", SKIP)
     with torch.no_grad():
-        trainer.student.shared.weight[5] = torch.nan
+        trainer.stepper.student.shared.weight[5] = torch.nan
     with pytest.raises(NotFiniteError, match=r"'focal' is nan before step 1.*\nSamples tiny-.*/step-1\.json"):
         run(trainer)
 
@@ -77,23 +78,23 @@ def test_a_skipped_step_changes_nothing_is_counted_and_told(make: Make, kind: st
     if kind == "a loss":
         poison(trainer, 3)
     else:
-        weight = trainer.student.decoder.block[0].layer[0].SelfAttention.q.weight
+        weight = trainer.stepper.student.decoder.block[0].layer[0].SelfAttention.q.weight
         weight.register_hook(lambda gradient: gradient * (torch.inf if trainer.state.step == 2 else 1))
-    step = trainer._step
+    step = trainer.stepper.take
 
     def watched(number: int) -> dict[str, float | int | None]:
         if number in (2, 3):
-            taken.append(weights_of(trainer.student))
+            taken.append(weights_of(trainer.stepper.student))
         return step(number)
 
-    trainer._step = watched  # type: ignore[method-assign]
+    trainer.stepper.take = watched  # type: ignore[method-assign]
     assert trainer.train(notes).steps == 6
     assert distance(*taken) == 0
     assert column(trainer, "step") == [1, 2, 4, 5, 6]
     assert trainer.state.skipped == [3]
     assert record(trainer.run.path)["training"]["skipped_steps"] == [3]
     assert [line.partition(":")[0] for line in notes.lines if "skipped" in line] == ["skipped"]
-    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights_of(trainer.student).values())
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights_of(trainer.stepper.student).values())
     assert (trainer.run.path / "diagnostics/step-3.safetensors").is_file()
 
 
@@ -101,7 +102,7 @@ def test_without_a_nan_skip_and_stop_are_the_same(make: Make) -> None:
     one, other = make("stop", "training.max_steps=3"), make("skip", "training.max_steps=3", SKIP)
     for trainer in (one, other):
         run(trainer)
-    assert distance(weights_of(one.student), weights_of(other.student)) == 0
+    assert distance(weights_of(one.stepper.student), weights_of(other.stepper.student)) == 0
     assert "skipped_steps" not in record(other.run.path).get("training", {})
 
 
@@ -118,20 +119,20 @@ def test_a_skipped_step_is_remembered_over_a_resume(make: Make) -> None:
     resumed.train(SilentReporter(), checkpoint)
     assert record(resumed.run.path)["training"]["skipped_steps"] == [3]
     assert rows_of(resumed.run.path) == rows_of(whole.run.path)
-    assert distance(weights_of(resumed.student), weights_of(whole.student)) == 0
+    assert distance(weights_of(resumed.stepper.student), weights_of(whole.stepper.student)) == 0
 
 
 def test_a_run_that_stopped_goes_on_without_the_bad_step(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Trainer._step
+    step = Stepper.take
 
-    def bad(self: Trainer, number: int) -> dict[str, float | int | None]:
+    def bad(self: Stepper, number: int) -> dict[str, float | int | None]:
         if number == 3:
             raise NotFiniteError("step 4: Loss term 'jsd' is nan")
         return step(self, number)
 
-    monkeypatch.setattr(Trainer, "_step", bad)
+    monkeypatch.setattr(Stepper, "take", bad)
     settings = ("checkpoints.save_steps=2",)
     with pytest.raises(NotFiniteError):
         run_config(tiny.config(tmp_path / "run", *settings))

@@ -21,9 +21,9 @@ def trainer(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 def loader(trainer: Trainer, config: Config | None = None, rank: int = 0, ranks: int = 1) -> StepLoader:
     config = config or trainer.config
-    examples = trainer.loader._examples
+    examples = trainer.stepper.loader._examples
     plan = plan_steps(config, examples, ranks)
-    return StepLoader(config, examples, plan, trainer.guides, 0, torch.device("cpu"), rank, ranks)
+    return StepLoader(config, examples, plan, trainer.stepper.guides, 0, torch.device("cpu"), rank, ranks)
 
 
 def split(trainer: Trainer, size: int, accumulated: int, **training: float) -> Config:
@@ -32,7 +32,7 @@ def split(trainer: Trainer, size: int, accumulated: int, **training: float) -> C
 
 
 def test_every_tensor_belongs_to_its_example(trainer: Trainer) -> None:
-    bank, examples = trainer.guides.bank, trainer.loader._examples
+    bank, examples = trainer.stepper.guides.bank, trainer.stepper.loader._examples
     assert bank is not None
     for number in range(3):
         inputs = loader(trainer, split(trainer, 3, 2)).load(number)
@@ -96,7 +96,7 @@ def test_critical_tokens_gain_weight_over_the_warm_up(trainer: Trainer) -> None:
 
 
 def test_what_no_term_asks_for_is_not_made(trainer: Trainer) -> None:
-    examples = trainer.loader._examples
+    examples = trainer.stepper.loader._examples
     plan = plan_steps(trainer.config, examples, 1)
     bare = StepLoader(trainer.config, examples, plan, Guides(), 0, torch.device("cpu"), 0, 1)
     batch = bare.load(0).loss_batches[0]
@@ -106,7 +106,7 @@ def test_what_no_term_asks_for_is_not_made(trainer: Trainer) -> None:
 
 
 def test_the_plan_counts_steps_in_epochs_or_as_told(tiny: Tiny, trainer: Trainer, tmp_path: Path) -> None:
-    examples = trainer.loader._examples
+    examples = trainer.stepper.loader._examples
     assert len(examples) == 48
 
     def steps(*settings: str, ranks: int = 1) -> int:
