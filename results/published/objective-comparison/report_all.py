@@ -3,9 +3,10 @@
     python results/published/objective-comparison/report_all.py
 
 writes report/ (every arm against trident) and report-from-v1/ (what v1 loses by each part that is taken out of it),
-both on 5,500 validation records; report-rest/ (the same students on the others), report-whole/ and
-report-whole-from-v1/ (on all of them); report-all/ (of the runs on all training records, before v1 had gating); of
-those with the first teacher, first-teacher/report/, /report-from-v1/ and /report-4000/ (on 4,000 records).
+both on 5,500 validation records; report-rest/ (the same students on the others); on all of them report-whole/,
+report-whole-from-v1/ and report-whole-from-ancestor/ (v1 and trident against focal + jsd, which is trident as the
+ancestor ran it); report-all/ (of the runs on all training records, before v1 had gating); of those with the first
+teacher, first-teacher/report/, /report-from-v1/ and /report-4000/ (on 4,000 records).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ REPORTS = {
     "report-rest": ("runs-rest", "trident", "v1"),
     "report-whole": (WHOLE, "trident", "v1"),
     "report-whole-from-v1": (WHOLE, "v1", "v1-no-gating"),
+    "report-whole-from-ancestor": (WHOLE, "focal-jsd", "v1"),
     "report-all": ("runs-all", "trident", "v1-no-gating"),
     "report-4000": ("runs-4000", "trident", "v1"),
     "first-teacher/report": ("first-teacher/runs", "trident", "v1"),
@@ -74,18 +76,20 @@ def kept_seeds(runs: Path) -> dict[str, list[str]]:
 
 
 def command(seeds: dict[str, list[str]], baseline: str, candidate: str) -> list[str]:
-    """``report`` of the seeds that both have; of other arms, those of the same seeds.
-
-    Against v1 only its own variants are laid: against trident, all.
-    """
+    """``report`` of the seeds that both have; of other arms, those of the same seeds."""
     common = [seed for seed in seeds[baseline] if seed in seeds[candidate]]
     arguments = ["report"]
     for seed in common:
         arguments += ["--baseline", f"{baseline}-{seed}", "--candidate", f"{candidate}-{seed}"]
     for arm in sorted(seeds, key=lambda arm: (arm.startswith("v1"), arm)):
-        if arm not in (baseline, candidate) and (baseline != "v1" or arm.startswith("v1")):
+        if arm not in (baseline, candidate) and is_laid_beside(baseline, arm):
             arguments += [part for seed in seeds[arm] if seed in common for part in ("--arm", f"{arm}={arm}-{seed}")]
     return arguments
+
+
+def is_laid_beside(baseline: str, arm: str) -> bool:
+    """Against trident all are laid, against v1 its own variants, against another one trident."""
+    return {"trident": True, "v1": arm.startswith("v1")}.get(baseline, arm == "trident")
 
 
 if __name__ == "__main__":
