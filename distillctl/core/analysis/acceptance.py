@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from distillctl.core.analysis.comparison import Comparison
 from distillctl.core.analysis.criterion import MET, NOT_MEASURED, NOT_MET, NOT_SIGNIFICANT, Criterion, Verdict
-from distillctl.core.analysis.figures import interval_text, p_equation, signed
+from distillctl.core.analysis.figures import digits_apart, interval_text, p_equation, signed
 from distillctl.core.analysis.run_data import Overhead, RunData, StepRows
 from distillctl.core.analysis.wall_time import step_times
 from distillctl.core.errors import DataError
@@ -40,7 +40,8 @@ def _f1(comparison: Comparison) -> Criterion:
     f1 = comparison.differences["f1"]
     reached = f1.difference >= F1_GAIN - TOLERANCE
     verdict = _doubted(f1.excludes_zero) if reached else NOT_MET
-    measured = f"{signed(f1.difference)}, 95 % interval {interval_text(f1.low, f1.high)}, {p_equation(f1.p_value)}"
+    gain = signed(f1.difference, 2 if reached else digits_apart(f1.difference, F1_GAIN, 2))
+    measured = f"{gain}, 95 % interval {interval_text(f1.low, f1.high)}, {p_equation(f1.p_value)}"
     return Criterion("F1", f"candidate - baseline >= +{F1_GAIN} points", measured, verdict)
 
 
@@ -64,8 +65,8 @@ def _wall_time(comparison: Comparison) -> Criterion:
     if isinstance(times, str):
         return Criterion(name, requirement, times, NOT_MEASURED)
     measured = (
-        f"{times.ratio:.3f} = {times.after:.4g} s / {times.before:.4g} s per optimizer step of {times.samples} samples "
-        "(seconds.training / training.steps of run.json)"
+        f"{_ratio(times.ratio)} = {times.after:.4g} s / {times.before:.4g} s per optimizer step of {times.samples} "
+        "samples (seconds.training / training.steps of run.json)"
     )
     if times.left_out:
         measured += f". Left out with its pair: {'; '.join(times.left_out)}"
@@ -75,8 +76,13 @@ def _wall_time(comparison: Comparison) -> Criterion:
 def _overhead(overhead: Overhead) -> Criterion:
     """The measurement has an interval: met without doubt only if all of it is within the limit."""
     verdict = _doubted(overhead.high <= WALL_TIME) if overhead.median <= WALL_TIME else NOT_MET
-    measured = f"{overhead.median:.3f}, interval {overhead.low:.3f} to {overhead.high:.3f} ({overhead.source})"
+    median, low, high = (_ratio(value) for value in (overhead.median, overhead.low, overhead.high))
+    measured = f"{median}, interval {low} to {high} ({overhead.source})"
     return Criterion("Wall time, overhead", f"candidate / baseline <= {WALL_TIME:.2f}", measured, verdict)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.{digits_apart(value, WALL_TIME, 3) if value > WALL_TIME else 3}f}"
 
 
 # --- the rest -----------------------------------------------------------------------------------------------------

@@ -6,10 +6,17 @@ import json
 from typing import Any
 
 
-def signed(value: float) -> str:
-    """Points with their sign and two digits: ``+0.50``, ``-0.02``, ``0.00``."""
-    text = f"{value:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text
+def signed(value: float, digits: int = 2) -> str:
+    """Points with their sign and two digits, or as many: ``+0.50``, ``-0.02``, ``0.00``."""
+    text = f"{value:+.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def digits_apart(value: float, limit: float, digits: int) -> int:
+    """How many digits, ``digits`` or more, keep a value that misses a limit from being written as the limit itself."""
+    while round(value, digits) == limit != value:
+        digits += 1
+    return digits
 
 
 def interval_text(low: float | None, high: float | None) -> str:
@@ -42,13 +49,13 @@ def digits_text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
-def percent_text(share: float) -> str:
-    """Whole percents; 0 and 100 only where it is exactly that."""
+def percent_text(share: float, digits: int = 0) -> str:
+    """Whole percents, or with digits; 0 and 100 only where it is exactly that."""
     if 0 < share < 0.01:
         return "< 1 %"
     if 0.99 < share < 1:
         return "> 99 %"
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.{digits}f} %"
 
 
 def steps_text(count: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from distillctl.core.analysis.criterion import MET, NOT_MEASURED, NOT_MET, Criterion, Verdict
 from distillctl.core.analysis.document import Tone
-from distillctl.core.analysis.figures import factor_text, percent_text, steps_text
+from distillctl.core.analysis.figures import digits_apart, factor_text, percent_text, steps_text
 from distillctl.core.analysis.scaling import AGAINST, FIGHTING, Departure, PairFigures, Scaling
 from distillctl.core.analysis.scaling_advice import ENOUGH, LARGEST_BETA, BetaAdvice, advise, command_to_try
 from distillctl.core.analysis.scaling_gradients import SKEW
@@ -80,7 +80,7 @@ def _band_line(scaling: Scaling) -> Criterion:
     if len(band.terms) < 2:
         only = f"only {band.terms[0]} was" if band.terms else "none of them was"
         return Criterion(BAND_LINE, required, f"{only} active", NOT_MEASURED)
-    measured = f"in {percent_text(band.share)} of {band.windows:,} windows"
+    measured = f"in {_share(band.share)} of {band.windows:,} windows"
     return Criterion(BAND_LINE, required, measured, _verdict(band.share >= ENOUGH))
 
 
@@ -89,10 +89,13 @@ def _total_line(scaling: Scaling) -> Criterion:
     required = f"within {SKEW:g}x of before in {percent_text(ENOUGH)} of steps"
     if totals is None or totals.measured < _FEWEST:
         return Criterion(TOTAL_LINE, required, _unmeasured(scaling), NOT_MEASURED)
-    measured = (
-        f"{factor_text(totals.ratio)}; within {SKEW:g}x in {percent_text(totals.within)} of {totals.measured:,} steps"
-    )
+    measured = f"{factor_text(totals.ratio)}; within {SKEW:g}x in {_share(totals.within)} of {totals.measured:,} steps"
     return Criterion(TOTAL_LINE, required, measured, _verdict(totals.within >= ENOUGH))
+
+
+def _share(share: float) -> str:
+    """Of what has to be :data:`ENOUGH`."""
+    return percent_text(share, digits_apart(100 * share, 100 * ENOUGH, 0) if share < ENOUGH else 0)
 
 
 def _spread_line(scaling: Scaling) -> Criterion:

@@ -25,6 +25,9 @@ STEP: Final = 1.08
 LIMIT: Final = 100.0
 """A correction stays within [1 / LIMIT, LIMIT]: a loss that vanishes must not be blown up without end."""
 
+ROUNDING: Final = 1e-5
+"""A loss may be below 0 by this much: ``1 - cosine`` in float32 is, where a student says just what is wanted."""
+
 DECAY: Final = 0.95
 """Of the running means of the raw losses: 20 steps; the first 20 steps are a plain mean."""
 
@@ -69,7 +72,7 @@ class BandBalance:
     def observe(self, losses: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
         """Take in one whole step's raw mean losses and move the corrections that have to.
 
-        A term without examples in this step (count 0), or with a loss of exactly 0, keeps its mean.
+        A term without examples in this step (count 0), or with a loss of 0 to rounding, keeps its mean.
 
         Returns:
             term -> ratio to the reference, of the corrections that began to move with this step.
@@ -87,7 +90,7 @@ class BandBalance:
         return began
 
     def _take_in(self, name: str, loss: float, count: float) -> None:
-        if not (math.isfinite(loss) and loss >= 0):
+        if not (math.isfinite(loss) and loss >= -ROUNDING):
             raise RunError(f"Loss term '{name}' should be finite and >= 0. Found {loss}: lower the learning rate.")
         if count > 0 and loss > 0:
             self._steps[name] += 1

@@ -56,9 +56,9 @@ def main() -> int:
 
 
 def report(runs: Path, baseline: str, candidate: str, output: Path) -> int:
-    """Builds one, if there are runs of both; the exit code."""
+    """Builds one, if both have runs of one seed; the exit code."""
     seeds = kept_seeds(runs)
-    if not {baseline, candidate} <= seeds.keys():
+    if not set(seeds.get(baseline, ())) & set(seeds.get(candidate, ())):
         return 0
     arguments = [*command(seeds, baseline, candidate), "-o", str(output.resolve())]
     # From beside the runs: what a report calls a run is the path it was given.

@@ -10,12 +10,13 @@ parts have records of the same.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from run_all import HERE, is_kept
+from run_all import HERE, archive, is_kept
 
 from distillctl.core.config import load_config
 from distillctl.core.data.records import write_jsonl
@@ -48,7 +49,9 @@ def write_rest(path: Path) -> None:
     scored = {record.id for record in fixed_sample(every, config.evaluation.limit)}
     rest = [record for record in every if record.id not in scored]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_jsonl(path, [*corpus.records("train"), *rest])  # train: the baselines are made of it
+    whole = path.with_suffix(f".{os.getpid()}")  # half a file would be taken for all of it
+    write_jsonl(whole, [*corpus.records("train"), *rest])  # train: the baselines are made of it
+    whole.replace(path)
     print(f"{len(rest):,} of {len(every):,} validation records", flush=True)
 
 
@@ -56,9 +59,9 @@ def score(run: Path, folder: Path, records: Path) -> None:
     """A copy of the run with other scores; one that was cut off goes on where it was."""
     left_out = shutil.ignore_patterns("checkpoints", "tensorboard", "evaluation")
     shutil.copytree(run, folder, ignore=left_out, dirs_exist_ok=True)
-    data = ["--data", str(records), "--limit", "0", "--no-teacher"]
-    for command in (["evaluate", str(folder), *data], ["archive", str(folder), "-o", str(RUNS)]):
-        subprocess.run([sys.executable, "-m", "distillctl", *command], check=True)
+    command = ["evaluate", str(folder), "--data", str(records), "--limit", "0", "--no-teacher"]
+    subprocess.run([sys.executable, "-m", "distillctl", *command], check=True)
+    archive(folder, RUNS)
 
 
 if __name__ == "__main__":  # the corpus is mined in processes that import this file

@@ -58,12 +58,12 @@ def main() -> int:
         started = time.monotonic()
         name = f"{arm}-{seed}"
         code = 0 if is_kept(options.work / name) else train(arm, seed, options)
-        if code == IN_USE and (options.work / name / "run.lock").exists():
-            continue  # another of this is at it
+        if code == IN_USE and (lock := options.work / name / "run.lock").exists():
+            print(f"left out: {lock} says that another process is at it", flush=True)
+            continue
         if code:
             return code
-        if not is_kept(options.runs / name):
-            keep(options.work / name, options.runs, commit=options.commit)
+        keep(options.work / name, options.runs, commit=options.commit)
         longest = max(longest, time.monotonic() - started)
     return 0
 
@@ -111,16 +111,22 @@ def again(folder: Path) -> list[str]:
 
 
 def keep(folder: Path, runs: Path, *, commit: bool) -> None:
-    """Archives a run, and commits it."""
-    # What may be there was cut off on the way.
-    command = ["archive", str(folder), "-o", str(runs), *(["--overwrite"] if (runs / folder.name).exists() else [])]
-    subprocess.run([sys.executable, "-m", "distillctl", *command], check=True)
-    if commit:
-        kept = str(runs.resolve() / folder.name)
-        with Path(__file__).open("rb") as file:  # git lets nobody wait
-            hold_alone(file)
+    """Archives a run that is not kept yet, and commits it; one process after the other."""
+    with Path(__file__).open("rb") as file:  # git lets nobody wait, and another may be about to keep the same run
+        hold_alone(file)
+        if is_kept(runs / folder.name):
+            return
+        archive(folder, runs)
+        if commit:
+            kept = str(runs.resolve() / folder.name)
             subprocess.run(["git", "add", kept], cwd=HERE, check=True)
             subprocess.run(["git", "commit", "-q", "-m", f"docs: run {folder.name}", "--", kept], cwd=HERE, check=True)
+
+
+def archive(folder: Path, runs: Path) -> None:
+    """Copies what reports need of a run; what may be there already was cut off on the way."""
+    command = ["archive", str(folder), "-o", str(runs), *(["--overwrite"] if (runs / folder.name).exists() else [])]
+    subprocess.run([sys.executable, "-m", "distillctl", *command], check=True)
 
 
 if __name__ == "__main__":

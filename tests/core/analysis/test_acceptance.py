@@ -56,6 +56,14 @@ def test_f1_says_what_was_measured(plain: Comparison) -> None:
     assert one.measured == "+0.72, 95 % interval +0.10 to +1.30, p < 0.001"
 
 
+@pytest.mark.parametrize(
+    ("difference", "said"), [(0.4961, "+0.496"), (0.49996, "+0.49996"), (0.49, "+0.49"), (0.504, "+0.50")]
+)
+def test_what_misses_the_limit_is_not_written_as_the_limit(plain: Comparison, difference: float, said: str) -> None:
+    found = Difference(10.0, 10.0 + difference, difference, 0.1, 1.3, 0.0004, 12)
+    assert criterion(with_difference(plain, "f1", found), "F1").measured.startswith(f"{said}, ")
+
+
 @pytest.mark.parametrize(("difference", "verdict"), [(1.0, "met"), (0.0, "met"), (-0.01, "not met")])
 def test_validity(plain: Comparison, difference: float, verdict: str) -> None:
     found = Difference(90.0, 90.0 + difference, difference, -2.0, 2.0, 0.9, 12)
@@ -127,6 +135,12 @@ def test_the_overhead_measurement(plain: Comparison, median: float, high: float,
     assert one.verdict == verdict
     assert one.measured == f"{median:.3f}, interval 1.000 to {high:.3f} (b1/analysis/overhead.json)"
     assert len(acceptance(measured)) == len(acceptance(plain)) + 1
+
+
+def test_an_overhead_just_above_the_limit_is_seen_to_be(plain: Comparison) -> None:
+    overhead = Overhead(1.1004, 1.1, 1.1200001, "b1/analysis/overhead.json")
+    measured = replace(plain, candidates=(replace(plain.candidates[0], overhead=overhead),))
+    assert criterion(measured, "Wall time, overhead").measured.startswith("1.1004, interval 1.100 to 1.120 (")
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------

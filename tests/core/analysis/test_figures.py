@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distillctl.core.analysis.figures import (
+    digits_apart,
     digits_text,
     factor_text,
     interval_text,
@@ -23,6 +24,14 @@ from distillctl.core.analysis.figures import (
 )
 def test_signed(value: float, text: str) -> None:
     assert signed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "digits"),
+    [(0.4961, 0.5, 3), (0.49, 0.5, 2), (1.1004, 1.1, 4), (94.8, 95, 1), (95, 95, 0), (3, 95, 0)],
+)
+def test_a_miss_is_written_as_one(value: float, limit: float, digits: int) -> None:
+    assert digits_apart(value, limit, {0.5: 2, 1.1: 3, 95: 0}[limit]) == digits
 
 
 def test_intervals() -> None:

@@ -131,6 +131,14 @@ def test_a_wandering_semantic_loss_is_out_of_reach_of_one_beta() -> None:
     assert "the middle moves from beta 1.4" in found.change[1]
 
 
+def test_a_share_that_misses_is_not_written_as_enough() -> None:
+    """Of 501 windows of 100 steps 475 are in the band: 94.8 %."""
+    away = Log(losses={**FOUR, "semantic": np.where(STEPS < 574, 0.2, 1e6)})
+    found = assessed(away)
+    assert verdicts(found)[0] == "not met"
+    assert found.criteria[0].measured == "in 94.8 % of 501 windows"
+
+
 def test_a_single_spike_decides_nothing() -> None:
     losses = {"focal": 1.0, "jsd": 0.8, "semantic": np.where(STEPS == 300, 20.0, 0.2)}
     cosine = np.where(STEPS == 300, -0.9, 0.0)

@@ -109,7 +109,16 @@ def test_the_first_trained_core_term_is_the_reference() -> None:
     assert balanced_terms(("contrastive", "semantic", "focal")) == ("focal", "semantic")
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("rounded", [-6e-8, -9e-6, 0.0])
+def test_a_loss_that_rounding_brings_below_zero_keeps_its_mean(rounded: float) -> None:
+    balance, as_it_was = BandBalance(BASE), BandBalance(BASE)
+    for one in (balance, as_it_was):
+        one.observe({"focal": 1.0, "jsd": 1.0, "semantic": 0.2}, ALL)
+    balance.observe({"focal": 1.0, "jsd": 1.0, "semantic": rounded}, ALL)
+    assert balance.ratio("semantic") == as_it_was.ratio("semantic")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0, -1e-3])
 def test_a_loss_that_is_no_loss_is_refused_by_name(bad: float) -> None:
     with pytest.raises(RunError, match="'jsd' should be finite"):
         BandBalance(BASE).observe({"focal": 1.0, "jsd": bad, "semantic": 1.0}, ALL)
