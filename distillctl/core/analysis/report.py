@@ -22,7 +22,7 @@ from distillctl.core.analysis.document import (
 from distillctl.core.analysis.executions import execution_blocks
 from distillctl.core.analysis.overhead_record import other_objectives
 from distillctl.core.analysis.overhead_tables import ratios_table, terms_table
-from distillctl.core.analysis.settings import odd_ones_out, unlike_data
+from distillctl.core.analysis.settings import odd_ones_out, unlike_data, unlike_pairs
 from distillctl.core.analysis.summary import headline_tiles, summary
 from distillctl.core.analysis.tables import (
     arms_table,
@@ -76,7 +76,7 @@ def unfinished_mark(comparison: Comparison) -> str:
 def notes_of(comparison: Comparison) -> list[str]:
     """What a reader should know about the files and the runs, each once."""
     notes = [note for run in comparison.all_runs for note in run.notes]
-    notes += unlike_data(comparison.all_runs)
+    notes += unlike_data(comparison.all_runs) + unlike_pairs(comparison.baselines, comparison.candidates)
     notes += odd_ones_out(comparison.baselines, "baseline") + odd_ones_out(comparison.candidates, "candidate")
     for arm in comparison.others:
         notes += odd_ones_out(arm.runs, arm.name)

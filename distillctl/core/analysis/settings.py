@@ -52,6 +52,24 @@ def unlike_data(runs: Sequence[RunData]) -> list[str]:
     return notes
 
 
+def unlike_pairs(baselines: Sequence[RunData], candidates: Sequence[RunData]) -> list[str]:
+    """A note for each pair whose seeds differ, and for each run that is in several pairs."""
+    notes = [
+        f"{before.path} and {after.path} are a pair, and their seeds are {before.config.get('seed')} and "
+        f"{after.config.get('seed')}: they did not see the records in the same order"
+        for before, after in zip(baselines, candidates, strict=True)
+        if before.config.get("seed") != after.config.get("seed")
+    ]
+    for runs in (baselines, candidates):
+        paths = [run.path for run in runs]
+        notes += [
+            f"{path} is in {paths.count(path)} pairs: the interval over pairs takes them for independent"
+            for path in dict.fromkeys(paths)
+            if paths.count(path) > 1
+        ]
+    return notes
+
+
 def provenance(run: RunData) -> dict[str, str]:
     """The facts of a run that say where its numbers come from, by name."""
     made_by, hardware = run.facts("distillctl"), run.facts("hardware")

@@ -114,7 +114,7 @@ def test_equal_configurations_are_told(tmp_path: Path) -> None:
 def test_notes_are_shown_once(plain: Comparison) -> None:
     noted = replace(plain.baselines[0], notes=("a/step_metrics.csv:9: the last line was cut short",))
     changed = replace(plain, baselines=(noted, noted), candidates=(noted, noted))
-    assert notes_of(changed) == ["a/step_metrics.csv:9: the last line was cut short"]
+    assert notes_of(changed).count("a/step_metrics.csv:9: the last line was cut short") == 1
     assert "## Notes\n\n- a/step\\_metrics.csv:9: the last line was cut short\n" in markdown(
         replace(plain, baselines=(noted,))
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillctl.core.analysis.run_data import RunData, read_run
-from distillctl.core.analysis.settings import odd_ones_out, provenance, setting_differences, unlike_data
+from distillctl.core.analysis.settings import odd_ones_out, provenance, setting_differences, unlike_data, unlike_pairs
 from tests.core.analysis.arms import Arm, make_run
 
 
@@ -43,6 +43,17 @@ def test_other_training_data_is_noted(tmp_path: Path) -> None:
     assert unlike_data([first, second]) == [
         "the runs were trained on different records: their data fingerprints differ",
         "the runs were taught by different teachers: their teacher fingerprints differ",
+    ]
+
+
+def test_pairs_that_are_no_pairs_are_noted(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "1", Arm()), run(tmp_path / "2", Arm())
+    later = run(tmp_path / "3", Arm(seed=14))
+    assert unlike_pairs([one], [other]) == []
+    assert unlike_pairs([one, one], [other, later]) == [
+        f"{one.path} and {later.path} are a pair, and their seeds are 13 and 14: they did not see the records in the "
+        "same order",
+        f"{one.path} is in 2 pairs: the interval over pairs takes them for independent",
     ]
 
 
