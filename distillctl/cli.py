@@ -97,7 +97,12 @@ Settings = Annotated[
 ]
 Beta = Annotated[
     float | None,
-    typer.Option("--beta", "--semantic-loss-scale", metavar="X", help="Scale of the semantic loss.  [default: 5]"),
+    typer.Option(
+        "--beta",
+        "--semantic-loss-scale",
+        metavar="X",
+        help="Scale of the semantic loss; under balance=band, where it starts.  [default: 5]",
+    ),
 ]
 ContrastiveWeight = Annotated[
     float | None,
@@ -186,7 +191,7 @@ def train(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check everything and show the plan, without training or writing."),
+        typer.Option("--dry-run", help="Check everything and show the plan, without training."),
     ] = False,
     debug: Debug = False,
 ) -> None:
@@ -370,7 +375,12 @@ def evaluate(
     ] = True,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Gets evaluation/<split>/.  [default: the run directory]"),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Gets evaluation/<split>/.  [default: the run directory; of a model results/evaluation-NAME]",
+        ),
     ] = None,
     run_tests: Annotated[
         bool,

@@ -202,7 +202,7 @@ def test_overwrite_empties_a_run_and_nothing_else(tiny: Tiny, tmp_path: Path, ca
     before = file_bytes(tmp_path / "run")
     capsys.readouterr()
     assert cli.run(argv) == 2
-    assert "not empty; --overwrite empties it, --resume goes on" in capsys.readouterr().err
+    assert "not empty; --overwrite empties it, train --resume goes on" in capsys.readouterr().err
     assert file_bytes(tmp_path / "run") == before
     assert cli.run([*argv, "--overwrite"]) == 0
     assert not (tmp_path / "run/older").exists()

@@ -14,11 +14,13 @@ SEMANTIC_LOSS_SCALE: Final = 5.0
 
 The semantic term is a mean cosine distance in [0, 2]; its size has nothing to do with that of the focal and
 the Jensen-Shannon terms. It is multiplied by this factor before its scheduled weight:
-``weighted_semantic = scale_semantic * weight_semantic * loss_semantic`` with
-``scale_semantic = semantic_loss_scale``. The raw loss stays visible in ``loss_semantic``.
+``weighted_semantic = scale_semantic * weight_semantic * loss_semantic``. Under ``balance: fixed``
+``scale_semantic`` is this value; under ``band``, the default, it starts there and follows the other core losses.
+The raw loss stays visible in ``loss_semantic``.
 
 Larger values pull the prediction harder towards the meaning of the gold tokens and away from their exact
-spelling; 3, 5 and 7 are the values worth comparing. 1 switches the scaling off (as in the Trident baseline).
+spelling; 3, 5 and 7 are the values worth comparing. 1 under ``fixed`` switches the scaling off (as in the Trident
+baseline).
 Equal losses are not equal gradients: ``objective.max_auxiliary_share`` bounds what the term may do whatever
 this is.
 """
@@ -82,7 +84,7 @@ GRADIENT_STEPS: Final = 10
 
 SAVE_STEPS: Final = 200
 """A kill loses this many steps at most: two minutes of the default run on two cores. A checkpoint of CodeT5+ 220M is
-2.6 GB, so there 1,000 may be the better number."""
+2.7 GB, so there 1,000 may be the better number."""
 
 EVALUATION_LIMIT: Final = 500
 DEV_LIMIT: Final = 200

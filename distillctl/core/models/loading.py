@@ -85,7 +85,7 @@ def _not_loadable(name: str, role: str, error: Exception) -> UsageError | DataEr
         if not Path(model_path(name)).is_dir():
             return UsageError(
                 f"{role} {name!r}: {reason}. If you trust it, allow the code of one commit of it: --trust-remote-code "
-                "ROLE=COMMIT (teacher, encoder or student; 40 hex digits)"
+                "ROLE=COMMIT (teacher, encoder or student; 40 hex digits), or --set ROLE.trusted_revision=COMMIT"
             )
     if "safetensors" in str(error) and not Path(model_path(name)).is_dir():
         return UsageError(f"{role} {name!r}: the hub has no safetensors of it at hand, only {_CONVERT}")

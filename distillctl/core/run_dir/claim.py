@@ -32,7 +32,7 @@ def check_claim(root: Path, *, overwrite: bool, resume: bool, inputs: Iterable[s
     if occupied and overwrite:
         _check_may_be_emptied(root, holds_run, inputs)
     elif occupied and not resume:
-        way_out = "--overwrite empties it, --resume goes on" if holds_run else "choose another --output-dir"
+        way_out = "--overwrite empties it, train --resume goes on" if holds_run else "choose another --output-dir"
         raise UsageError(f"{root}: not empty; {way_out}")
 
 

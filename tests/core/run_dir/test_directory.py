@@ -58,7 +58,7 @@ def test_an_empty_directory_is_fine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["check", "create"])
 def test_a_used_directory_is_left_alone(finished: Path, method: str) -> None:
     before = tree(finished)
-    with pytest.raises(UsageError, match=r"not empty; --overwrite empties it, --resume goes on") as caught:
+    with pytest.raises(UsageError, match=r"not empty; --overwrite empties it, train --resume goes on") as caught:
         getattr(RunDirectory, method)(finished)
     assert caught.value.exit_code == 2
     assert tree(finished) == before
