@@ -138,6 +138,18 @@ def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
     assert all(first[f"analysis/{name}"].startswith(b"\x89PNG") for name in FILES if name.endswith("png"))
 
 
+def test_an_archived_run_is_told_the_same_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", Arm())
+    assert cli.run(["archive", run, "-o", str(tmp_path / "kept")]) == 0
+    capsys.readouterr()
+    told = []
+    for path in (run, str(tmp_path / "kept/run")):
+        assert cli.run(["analyse-scaling", path, "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out.replace(str(Path(path).parent), "FOLDER")))
+    assert told[0] == told[1]
+    assert told[0]["steps"] == 90
+
+
 def test_no_torch_and_less_than_a_second_for_100_000_rows(tmp_path: Path) -> None:
     path = Path(write_log(tmp_path / "run", Log(steps=1000, noise=0.1))) / "step_metrics.csv"
     header, *rows = path.read_text().splitlines()

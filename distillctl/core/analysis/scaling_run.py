@@ -14,6 +14,7 @@ from distillctl.core.errors import DataError, UsageError
 from distillctl.core.losses.balance import CORE_TERMS
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.run_dir.step_table import Column, not_finite, read_step_table
+from distillctl.core.store.compressed import stored_at
 
 STEP_LOG = "step_metrics.csv"
 _PER_TERM = ("loss", "scale", "weight", "grad_norm")
@@ -89,7 +90,7 @@ def read_scaling_run(path: str) -> ScalingRun:
         what = "is a file" if root.exists() else "there is no such directory"
         raise UsageError(f"{path}: {what}. Give the run directory (--output-dir) of a distillctl train")
     log = root / STEP_LOG
-    if not log.is_file():
+    if not stored_at(log).is_file():
         raise DataError(
             f"{path}: not a run directory, or one that logged no step: there is no {STEP_LOG}. Give the run directory "
             "(--output-dir) of a distillctl train"

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.run_dir.step_log import read_step_metrics
+from distillctl.core.store.compressed import read_stored
 
 Column = NDArray[np.float64]
 
 
 def read_step_table(path: Path) -> Mapping[str, Column]:
-    """Each column of a step_metrics.csv as numbers [n], a blank as NaN; at least one row, steps rising.
+    """Each column of a step_metrics.csv, or of its .xz, as numbers [n], a blank as NaN; at least one row, steps rising.
 
     Where :func:`~distillctl.core.run_dir.step_log.read_step_metrics` forgives a last line that a kill cut short, this
     does not: figures over a whole run should not silently be figures over a part of it. 100,000 rows of 41 columns
@@ -27,7 +28,7 @@ def read_step_table(path: Path) -> Mapping[str, Column]:
         DataError: damage, with ``file:line`` and what to do.
     """
     try:
-        content = path.read_bytes()
+        content = read_stored(path)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file; is {path.parent} a run directory?") from error
     except OSError as error:
