@@ -147,7 +147,7 @@ def test_an_archived_run_is_told_the_same_of(tmp_path: Path, capsys: pytest.Capt
         assert cli.run(["analyse-scaling", path, "--json"]) == 0
         told.append(json.loads(capsys.readouterr().out.replace(str(Path(path).parent), "FOLDER")))
     assert told[0] == told[1]
-    assert told[0]["steps"] == 90
+    assert told[0]["rows"] == 90
 
 
 def test_no_torch_and_less_than_a_second_for_100_000_rows(tmp_path: Path) -> None:
