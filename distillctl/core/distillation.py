@@ -37,7 +37,7 @@ from distillctl.core.materials import (
 from distillctl.core.models.loading import save_model
 from distillctl.core.processes import OtherProcessFailed, Processes
 from distillctl.core.progress import Reporter
-from distillctl.core.provenance import note_provenance, write_card
+from distillctl.core.provenance import learned_from, note_provenance, write_card
 from distillctl.core.run_dir import Clock, RunDirectory, RunStatus
 from distillctl.core.scoring import (
     STUDENT,
@@ -55,7 +55,7 @@ from distillctl.core.scoring import (
 from distillctl.core.training.accelerator import resolve_precision, start_together
 from distillctl.core.training.checkpoints import Checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
-from distillctl.core.training.resuming import checkpoint_to_resume, how_to_go_on
+from distillctl.core.training.resuming import check_same_models, checkpoint_to_resume, how_to_go_on
 from distillctl.core.training.stepper import Stepper
 from distillctl.core.training.terms import make_objective
 
@@ -183,7 +183,10 @@ def _run(
         guides, bank = with_bank(config, guides, models, encoded.train, reporter, processes)
     facts = with_facts(facts, bank)
     data_fingerprint = fingerprint(encoded.train.records)
+    fingerprints = {"data": data_fingerprint} | learned_from(models, facts)
     checkpoint = checkpoint_to_resume(config, data_fingerprint, processes.count) if resume else None
+    if resume:
+        check_same_models(RunDirectory.open(config.output_dir), fingerprints, facts.get("bank", {}).get("encoder"))
     # Everything that is read has been by now, and bad input refused: from here on the main process writes files.
     with _claimed(config, clock, processes, overwrite, resume) as run, processes.one_fate():
         outcome = Outcome(run, len(encoded.final.examples), config.evaluation.split, seconds=clock.seconds)
@@ -192,7 +195,7 @@ def _run(
 
         def describe_and_score() -> None:
             run.write_config(config.to_dict())
-            note_provenance(run, config, data, encoded, models, data_fingerprint, processes.count)
+            note_provenance(run, config, data, encoded, models, fingerprints, processes.count)
             with clock.phase("scoring before training"):
                 outcome.scores |= points(score_trivial_answers(encoded.final.records, data.all_train))
                 if models.teacher is not None:

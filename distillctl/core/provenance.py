@@ -15,25 +15,37 @@ from distillctl.core.scoring import HEADLINE, SystemScores
 from distillctl.core.training.step_inputs import plan_steps
 
 
+def learned_from(models: Models, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprints of the tokenizer and of the teacher, or of what ``facts`` say was learned from in its place."""
+    found = {"tokenizer": tokenizer_fingerprint(models.tokenizer)}
+    if models.teacher is not None:
+        found["teacher"] = weights_fingerprint(models.teacher)
+    found.update(facts.get("fingerprints", {}))
+    return found
+
+
 def note_provenance(
     run: RunDirectory,
     config: Config,
     data: Data,
     encoded: EncodedData,
     models: Models,
-    data_fingerprint: str,
+    fingerprints: Mapping[str, str],
     processes: int,
 ) -> None:
-    """Says in run.json what the run is made from, before anything is trained."""
+    """Says in run.json what the run is made from, before anything is trained.
+
+    Args:
+        run, config, data, encoded, models: what it is.
+        fingerprints: of the training records, and :func:`learned_from`.
+        processes: that train together.
+    """
     fingerprints = {
         "config": config.fingerprint(),
-        "data": data_fingerprint,
         config.evaluation.split: fingerprint(encoded.final.records),
-        "tokenizer": tokenizer_fingerprint(models.tokenizer),
         "student_before": weights_fingerprint(models.student),
+        **fingerprints,
     }
-    if models.teacher is not None:
-        fingerprints["teacher"] = weights_fingerprint(models.teacher)
     truncation = {
         name: {
             "examples": len(part.examples),

@@ -14,7 +14,7 @@ from distillctl.core.evaluation.baselines import most_frequent, previous_asserti
 from distillctl.core.evaluation.decoding import DecodingSettings, decode_groups
 from distillctl.core.evaluation.evaluate_assertions import Scores, score, write
 from distillctl.core.evaluation.prediction_store import PredictionStore, input_key, store_name
-from distillctl.core.models.loading import tokenizer_fingerprint, weights_fingerprint
+from distillctl.core.models.loading import settings_fingerprint, tokenizer_fingerprint, weights_fingerprint
 from distillctl.core.progress import Reporter, SilentReporter
 
 MOST_FREQUENT, PREVIOUS = "most frequent assertion", "previous assertion"
@@ -41,12 +41,16 @@ def decoding_facts(config: Config) -> dict[str, Any]:
 
 def model_fingerprints(model: Any, tokenizer: Any) -> dict[str, str]:
     """What names a model's predictions. Every weight is hashed: ask once."""
-    return {"model": weights_fingerprint(model), "tokenizer": tokenizer_fingerprint(tokenizer)}
+    return {
+        "model": weights_fingerprint(model),
+        "settings": settings_fingerprint(model),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+    }
 
 
 def open_store(folder: Path, prints: Mapping[str, str], config: Config, stem: str = "") -> PredictionStore:
     """The predictions of a model that a folder holds so far, for the configured way of decoding."""
-    name = store_name(prints["model"], prints["tokenizer"], decoding_facts(config))
+    name = store_name(prints, decoding_facts(config))
     return PredictionStore(folder / f"{stem}{name}.jsonl")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from distillctl.core.errors import DataError, RunError
 from distillctl.core.planning.plan import plan
@@ -156,6 +157,25 @@ def test_other_data_is_refused_and_nothing_touched(tiny: Tiny, tmp_path: Path, s
     assert file_bytes(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize("encoder", [False, True])
+def test_another_teacher_or_encoder_is_refused_and_nothing_touched(
+    tiny: Tiny, tmp_path: Path, stop_at: StopAt, encoder: bool
+) -> None:
+    copy = Path(shutil.copytree(tiny.teacher, tmp_path / "copy"))
+    config = tiny.config(tmp_path / "run", f"{'encoder' if encoder else 'teacher'}.model={copy}")
+    stop_at(2, ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    before = file_bytes(tmp_path / "run")
+    weights = load_file(copy / "model.safetensors")
+    weights["shared.weight"] += 1
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    words = f"made with another {'encoder' if encoder else 'teacher'} .*Put that one back, or start a new run"
+    with pytest.raises(DataError, match=words):
+        run(config, resume=True)
+    assert file_bytes(tmp_path / "run") == before
+
+
 def test_a_damaged_checkpoint_is_refused_and_nothing_touched(tiny: Tiny, finished: Path) -> None:
     weights = finished / "checkpoints/step-12/optimizer.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
@@ -181,3 +201,6 @@ def test_the_way_on_is_a_command_line(tiny: Tiny, tmp_path: Path) -> None:
         "--resume",
     ]
     assert "student.encoder_layers=null" not in how_to_go_on(config, path, taught=True)
+    assert "student.trusted_revision=null" not in how_to_go_on(config, path, taught=True)
+    trusted = config.with_section("student", trusted_revision="a" * 40)
+    assert "student.trusted_revision=null" in how_to_go_on(trusted, path, taught=True)

@@ -6,8 +6,8 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,9 @@ def _write_cache(directory: Path, mined: MinedCorpus) -> None:
     """Everything under a temporary name first: two processes may mine at once, and one may be killed."""
     temporary = None
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f"{directory.name}.", dir=directory.parent))
+        made = directory.with_name(f"{directory.name}.{secrets.token_hex(6)}")
+        made.mkdir()  # not mkdtemp: others who share the cache may read it, if the umask says so
+        temporary = made
         files = {}
         for split, records in mined.splits.items():
             content = _to_parquet(records)
@@ -143,23 +145,30 @@ def _from_parquet(content: bytes) -> list[Record]:
 
 def _read_cache(directory: Path, key: str, notes: Sequence[str]) -> Corpus:
     damaged = "damaged corpus cache. Delete that directory; it is made anew"
+
+    def content_of(name: str) -> bytes:
+        try:
+            return (directory / name).read_bytes()
+        except FileNotFoundError as error:
+            raise DataError(f"{directory}: {damaged} ({name}: missing)") from error
+        except OSError as error:
+            raise DataError(f"{directory / name}: cannot be read: {error.strerror}") from error
+
+    content = content_of("corpus.json")
     try:
-        about = json.loads((directory / "corpus.json").read_text(encoding="utf-8"))
+        about = json.loads(content.decode("utf-8"))
         if about.get("sha256", _digest(about)) != _digest(about):  # those of before have none
             raise ValueError("not what was written")
         sizes: dict[Split, int] = {split: int(about["files"][split]["records"]) for split in SPLITS}
         hashes: dict[Split, str] = {split: str(about["files"][split]["sha256"]) for split in SPLITS}
         counts = {str(name): int(count) for name, count in about["counts"].items()}
         packages = {str(name): str(version) for name, version in about["packages"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{directory}: {damaged} (corpus.json: {error})") from error
 
     def load(split: Split) -> list[Record]:
         name = f"{split}.parquet"
-        try:
-            content = (directory / name).read_bytes()
-        except OSError as error:
-            raise DataError(f"{directory}: {damaged} ({name}: {error.strerror})") from error
+        content = content_of(name)
         if hashlib.sha256(content).hexdigest() != hashes[split]:
             raise DataError(f"{directory}: {damaged} ({name}: not the bytes that were written)")
         return _from_parquet(content)

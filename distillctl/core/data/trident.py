@@ -71,7 +71,9 @@ def read_trident(path: Path, language: str | None) -> TridentFile:
 
 
 def _completed(row: Mapping[str, Any], path: Path, number: int, language: str | None) -> Mapping[str, Any]:
-    values = {ALIASES.get(name, name): value for name, value in row.items() if name != LOGITS}
+    said = {name: value for name, value in row.items() if name != LOGITS and value is not None}
+    values = {ALIASES[name]: value for name, value in said.items() if name in ALIASES}
+    values |= {name: value for name, value in said.items() if name not in ALIASES}  # where both are there, the new name
     if "language" not in values and language is None:
         raise DataError(f"{path}:{number}: does not say its language. Give --language java or python")
     focal = str(values.get("focal_method") or values.get("test_method_masked"))

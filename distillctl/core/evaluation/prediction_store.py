@@ -22,9 +22,9 @@ def input_key(input_ids: Sequence[int]) -> str:
     return hashlib.sha256(",".join(map(str, input_ids)).encode()).hexdigest()[:32]
 
 
-def store_name(weights: str, tokenizer: str, decoding: Mapping[str, Any]) -> str:
-    """Hash (hex, 64 bits) of everything besides the input that a prediction depends on."""
-    identity = json.dumps([weights, tokenizer, dict(decoding)], sort_keys=True)
+def store_name(prints: Mapping[str, str], decoding: Mapping[str, Any]) -> str:
+    """Hash (hex, 64 bits) of all besides the input that a prediction depends on: the model's prints, the decoding."""
+    identity = json.dumps([dict(prints), dict(decoding)], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 

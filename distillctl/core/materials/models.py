@@ -8,7 +8,7 @@ from typing import Any
 from distillctl.core.config.schema import DRAWN_INITS, SHAPED_INITS, Config
 from distillctl.core.data.tokenizer import train_tokenizer
 from distillctl.core.encoder.alignment import VocabularyMap
-from distillctl.core.encoder.frozen import FrozenEncoder, teacher_encoder
+from distillctl.core.encoder.frozen import FrozenEncoder, longest_input, teacher_encoder
 from distillctl.core.encoder.map_file import open_map
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.materials.data import Data
@@ -35,6 +35,7 @@ def load_models(config: Config) -> Models:
     teacher = freeze(load_seq2seq(name, "teacher", revision))
     special_ids(teacher, "teacher")
     teacher_tokenizer = load_tokenizer(name, "teacher", revision)
+    check_lengths(config, teacher, "teacher")
     student, tokenizer = _student(config, teacher, teacher_tokenizer)
     shared = shared_vocabulary(tokenizer, teacher_tokenizer, logit_width(student), logit_width(teacher))
     return Models(student, tokenizer, teacher, shared)
@@ -51,11 +52,20 @@ def _student(config: Config, teacher: Any | None, default_tokenizer: Any) -> tup
         )
     student = make_student(settings, teacher)
     special_ids(student, "student")
+    check_lengths(config, student, "student")
     if has_own:
         return student, load_tokenizer(settings.init, "student.init")
     if settings.model == EMBEDDED:
         return student, default_tokenizer
     return student, load_tokenizer(settings.model, "student", settings.trusted_revision)
+
+
+def check_lengths(config: Config, model: Any, role: str) -> None:
+    """Raises UsageError where a model with learned positions has fewer of them than texts may have tokens."""
+    for stack, field in ((model.get_encoder(), "max_source_length"), (model.get_decoder(), "max_target_length")):
+        longest, asked = longest_input(stack), getattr(config.data, field)
+        if longest is not None and asked > longest:
+            raise UsageError(f"data.{field}={asked}: the {role} reads {longest} tokens at most. Lower it")
 
 
 def new_teacher(config: Config, data: Data, reporter: Reporter) -> Models:

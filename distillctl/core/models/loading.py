@@ -34,6 +34,12 @@ WEIGHT_FILES = (
 )
 _WEIGHT_FILE = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
 _UNSAFE_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_NOT_THE_MODEL = (
+    *("_name_or_path", "_commit_hash", "transformers_version", "architectures", "torch_dtype", "dtype", "use_cache"),
+    *("dropout_rate", "dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop"),
+)
+"""Of a config: where it lies, what wrote it, and what changes nothing that the model says."""
+
 _CONVERT = (
     "pytorch_model.bin, which can run code when loaded. Convert it once, outside distillctl, with "
     "from_pretrained(NAME).save_pretrained(DIRECTORY, safe_serialization=True): the README's section CodeT5+ says how"
@@ -289,6 +295,13 @@ def save_model(model: Any, tokenizer: Any, directory: Path) -> None:
 def weights_fingerprint(model: nn.Module) -> str:
     """SHA-256 (hex) over a model's parameters by name: what run.json calls the teacher."""
     return tensors_fingerprint(model.state_dict())
+
+
+def settings_fingerprint(model: Any) -> str:
+    """SHA-256 (hex) over a model's config and generation config, but for where it lies and what wrote it."""
+    values = [settings.to_dict() for settings in (model.config, model.generation_config)]
+    kept = [{name: value for name, value in each.items() if name not in _NOT_THE_MODEL} for each in values]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def tensors_fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -228,8 +228,9 @@ class ShardDirectory(Generic[I_co]):
         Processes that capture together hold it in one of them.
         """
         with self._locked(".lock", on_wait):
-            for left in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
-                left.unlink(missing_ok=True)
+            for mine in (".shard-*.tmp", f".{MANIFEST}.*.tmp"):  # of a process that was killed while it wrote
+                for left in self.path.glob(mine):
+                    left.unlink(missing_ok=True)
             self.reload()
             yield
 

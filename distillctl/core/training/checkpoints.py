@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from distillctl.core.errors import DataError, DistillError, RunError
+from distillctl.core.errors import DataError, DistillError, RunError, UsageError
 from distillctl.core.models.loading import save_model
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.run_dir.manifest import check_sealed, is_sealed, seal
@@ -190,7 +190,10 @@ def latest_checkpoint(run: RunDirectory) -> Checkpoint | None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint, every file of it checked before. Raises DataError naming the damaged file."""
+    """Reads a checkpoint, every file of it checked before.
+
+    Raises DataError naming the damaged file, UsageError for one that the system does not let be read.
+    """
     try:
         check_sealed(path)
         return Checkpoint(
@@ -202,6 +205,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             RandomState(load_file(path / f"{RANDOM}.safetensors"), read_json(path / f"{RANDOM}.json")),
         )
     except (DistillError, OSError, ValueError, TypeError, SafetensorError) as error:
+        cause = error.__cause__ if isinstance(error, DistillError) else error
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+            raise UsageError(f"{path}: cannot be read: {cause.strerror or cause}") from error
         reason = str(error).removeprefix(f"{path}/")
         raise DataError(f"{path}: damaged checkpoint ({reason})") from error
 

@@ -62,6 +62,24 @@ def check_same_processes(where: object, saved: int, now: int) -> None:
         )
 
 
+def check_same_models(run: RunDirectory, fingerprints: Mapping[str, str], encoder: str | None) -> None:
+    """Refuse (DataError) to go on with another teacher, tokenizer or encoder than the run was started with.
+
+    Args:
+        run: as it was left.
+        fingerprints, encoder: of those at hand; a run that had not come to say its own is not compared.
+    """
+    record = run.record()
+    before = record.get("fingerprints", {}) | {"encoder": record.get("bank", {}).get("encoder")}
+    for name, now in {**fingerprints, "encoder": encoder}.items():
+        there = before.get(name)
+        if there is not None and now is not None and there != now:
+            raise DataError(
+                f"{run.path}: made with another {name} (fingerprint {there[:16]} there, {now[:16]} here). Put that one "
+                "back, or start a new run"
+            )
+
+
 def checkpoint_to_resume(config: Config, data_fingerprint: str, processes: int) -> Checkpoint | None:
     """The checkpoint to go on from; None where the run was stopped before its first, and begins anew.
 
@@ -85,6 +103,8 @@ def how_to_go_on(config: Config, run: RunDirectory, taught: bool) -> list[str]:
     if not taught:
         return [*command, "--output-dir", str(run.path), "--resume"]
     settings = ["student.init=pretrained"]
+    if config.student.trusted_revision is not None:  # of a hub model; the new run starts from a directory
+        settings.append("student.trusted_revision=null")
     if (config.student.encoder_layers, config.student.decoder_layers) != (None, None):
         settings += ["student.encoder_layers=null", "student.decoder_layers=null"]
     sets = [part for setting in settings for part in ("--set", setting)]

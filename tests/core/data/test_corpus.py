@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -183,6 +184,34 @@ def test_a_damaged_cache_is_refused_and_can_be_deleted(miner: Miner, cache: Path
     assert "Delete that directory" in str(caught.value)
     shutil.rmtree(directory)
     assert open_demo().records("train") == SPLIT_RECORDS["train"]
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "train.parquet"])
+def test_a_cache_that_cannot_be_read_is_not_called_damaged(
+    miner: Miner, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    open_demo()
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(DataError, match=rf"{name}: cannot be read: Permission denied$"):
+        open_demo().records("train")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes there")
+def test_who_shares_the_cache_may_read_the_corpus_if_the_umask_says_so(miner: Miner, cache: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        open_demo()
+    finally:
+        os.umask(before)
+    (directory,) = cache.iterdir()
+    assert directory.stat().st_mode & 0o777 == 0o755
 
 
 def test_of_two_writers_the_first_wins(miner: Miner, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,6 +160,16 @@ def test_records_are_completed_and_the_header_is_skipped(tmp_path: Path) -> None
     assert list(lines_with_logits(file, {2})) == []
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_two_names_of_one_field_the_new_one_counts_and_null_is_nothing(tmp_path: Path, turn: int) -> None:
+    row = ROW | {"original_target": "assertTrue(old);", "assertions": ["assertTrue(mine);"], "focal_method": "int m()"}
+    row |= {"language": None, "id": None}
+    file = read_trident(write_trident(tmp_path / "old.jsonl", [dict(list(row.items())[::turn])]), "java")
+    (found,) = file.loaded.records
+    assert (found.assertions, found.focal_method) == (("assertTrue(mine);",), "int m()")
+    assert (found.id, found.language) == ("old:2", "java")
+
+
 def test_the_fingerprint_is_of_the_whole_file(tmp_path: Path) -> None:
     rows = [ROW | {"original_target": "assertTrue(a);", "compressed_logits": compressed(CODES, 8)}]
     one = read_trident(write_trident(tmp_path / "one.jsonl", rows), "java")

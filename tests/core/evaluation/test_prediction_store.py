@@ -71,11 +71,13 @@ def test_keys_tell_apart_what_a_prediction_depends_on() -> None:
     assert input_key([1, 23]) != input_key([12, 3])
     assert input_key([1, 2]) == input_key((1, 2))
     greedy = {"num_beams": 1, "bf16": False}
+    prints = {"model": "w", "settings": "s", "tokenizer": "t"}
     names = {
-        store_name("w", "t", greedy),
-        store_name("v", "t", greedy),
-        store_name("w", "s", greedy),
-        store_name("w", "t", greedy | {"num_beams": 2}),
+        store_name(prints, greedy),
+        store_name(prints | {"model": "v"}, greedy),
+        store_name(prints | {"settings": "r"}, greedy),
+        store_name(prints | {"tokenizer": "s"}, greedy),
+        store_name(prints, greedy | {"num_beams": 2}),
     }
-    assert len(names) == 4
-    assert store_name("w", "t", {"bf16": False, "num_beams": 1}) == store_name("w", "t", greedy)
+    assert len(names) == 5
+    assert store_name(dict(reversed(prints.items())), {"bf16": False, "num_beams": 1}) == store_name(prints, greedy)

@@ -32,6 +32,7 @@ from distillctl.core.models.loading import (
     model_path,
     quiet_transformers,
     save_model,
+    settings_fingerprint,
     tokenizer_fingerprint,
     weights_fingerprint,
 )
@@ -264,6 +265,19 @@ def test_the_fingerprint_is_of_names_shapes_and_values(tiny: Tiny) -> None:
     assert len(first) == 64
     scalar = nn.BatchNorm1d(2)  # has a number without a shape
     assert weights_fingerprint(scalar) != weights_fingerprint(nn.BatchNorm1d(3))
+
+
+def test_the_settings_fingerprint_is_of_what_changes_the_texts(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny_teacher(tiny.tokenizer)
+    first = settings_fingerprint(model)
+    model.config.dropout_rate, model.config.use_cache = 0.5, False
+    model.save_pretrained(tmp_path / "elsewhere")
+    assert settings_fingerprint(load_seq2seq(str(tmp_path / "elsewhere"), "teacher")) == first
+    model.config.decoder_start_token_id = 5
+    assert settings_fingerprint(model) != first
+    model.config.decoder_start_token_id = 0
+    model.generation_config.forced_eos_token_id = 1
+    assert settings_fingerprint(model) != first
 
 
 def test_silence_ends_with_the_loading() -> None:

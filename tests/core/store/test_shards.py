@@ -191,6 +191,18 @@ def test_shards_added_by_two_processes_stand_one_behind_the_other(fresh: Pile) -
         assert np.array_equal(reader.rows(place), rows_of(number))
 
 
+def test_what_a_killed_process_left_is_cleared_and_nothing_else(fresh: Pile) -> None:
+    left = [fresh.path / name for name in (".shard-00001.rows.0a1b.tmp", ".cache.json.0a1b.tmp")]
+    mine = [fresh.path / name for name in (".notes.tmp", ".shard-notes", "shard-00009.rows.tmp")]
+    for file in (*left, *mine):
+        file.write_text("x")
+    (fresh.path / ".vim.tmp").mkdir()
+    with fresh.capturing(lambda: None):
+        pass
+    assert not any(file.exists() for file in left)
+    assert all(file.exists() for file in mine) and (fresh.path / ".vim.tmp").is_dir()
+
+
 def test_a_store_too_large_for_the_disk_is_refused_before_anything_is_captured(
     fresh: Pile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from distillctl.core.config import TrainingConfig
-from distillctl.core.errors import DataError, RunError
+from distillctl.core.errors import DataError, RunError, UsageError
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.training import checkpoints
 from distillctl.core.training.checkpoints import (
@@ -166,6 +167,24 @@ def test_damage_is_found_and_the_way_out_told(run: RunDirectory, tiny: Tiny, nam
         latest_checkpoint(run)
     shutil.move(save(run, tiny, state(3)), path.with_name("step-1"))
     with pytest.raises(DataError, match=r"step-2: damaged .*Delete that directory, and --resume goes on from step-1"):
+        latest_checkpoint(run)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "trainer.json", "optimizer.safetensors"])
+def test_what_cannot_be_read_is_not_called_damaged(
+    run: RunDirectory, tiny: Tiny, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody should delete a whole checkpoint because a disk is away."""
+    save(run, tiny, state(2))
+    opened = io.open
+
+    def refused(file: Any, *arguments: Any, **options: Any) -> Any:
+        if Path(file).name == name:
+            raise PermissionError(13, "Permission denied")
+        return opened(file, *arguments, **options)
+
+    monkeypatch.setattr("io.open", refused)
+    with pytest.raises(UsageError, match=r"step-2: cannot be read: Permission denied$"):
         latest_checkpoint(run)
 
 
