@@ -83,6 +83,9 @@ def complete(
             )
         return reader
     if not processes.share(lambda: bool(missing)):  # the others may look when the main process has begun
+        if missing:  # another job has added it since this process looked
+            store.reload()
+            reader = ShardReader(store)
         return reader
     _capture(store, wanted, capture, reporter, processes)
     store.reload()

@@ -191,6 +191,20 @@ def test_shards_added_by_two_processes_stand_one_behind_the_other(fresh: Pile) -
         assert np.array_equal(reader.rows(place), rows_of(number))
 
 
+def test_what_another_job_adds_between_two_looks_is_seen(fresh: Pile) -> None:
+    """The main process finds all of it there; this one had looked before."""
+
+    class Second(OneOf):
+        def share(self, work: Any) -> Any:
+            other = Pile(fresh.path, WANTED)
+            with other.capturing(lambda: None), ShardWriter(other, {}) as writer:
+                writer.add(digest(77), rows_of(77))
+            return False
+
+    reader = complete(fresh, wanted(77), lambda numbers: pytest.fail("captured"), Notes(), Second(1, 2))
+    assert reader.place(digest(77)) is not None
+
+
 def test_what_a_killed_process_left_is_cleared_and_nothing_else(fresh: Pile) -> None:
     left = [fresh.path / name for name in (".shard-00001.rows.0a1b.tmp", ".cache.json.0a1b.tmp")]
     mine = [fresh.path / name for name in (".notes.tmp", ".shard-notes", "shard-00009.rows.tmp")]
