@@ -54,7 +54,7 @@ def test_a_run_is_scored_on_all_of_a_split(run: Path, capsys: Out) -> None:
     assert list(metrics["beside"]) == SYSTEMS[:3]
     assert {"f1", "chrf", "token_accuracy", "non_empty"} <= metrics["beside"]["teacher"].keys()
     assert metrics["decoding"] == {"num_beams": 1, "max_new_tokens": 20, "bf16": False}
-    assert metrics["fingerprints"].keys() == {"model", "tokenizer", "records"}
+    assert metrics["fingerprints"].keys() == {"model", "settings", "tokenizer", "records"}
     assert (metrics["compiles"], metrics["tests_pass"]) == ("not measured", "not measured")
     again = rescore(rows)
     assert again.rows == rows
