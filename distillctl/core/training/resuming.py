@@ -70,10 +70,10 @@ def check_same_models(run: RunDirectory, fingerprints: Mapping[str, str], encode
         fingerprints, encoder: of those at hand; a run that had not come to say its own is not compared.
     """
     record = run.record()
-    before = record.get("fingerprints", {}) | {"encoder": record.get("bank", {}).get("encoder")}
+    said, bank = (found if isinstance(found := record.get(name), dict) else {} for name in ("fingerprints", "bank"))
     for name, now in {**fingerprints, "encoder": encoder}.items():
-        there = before.get(name)
-        if there is not None and now is not None and there != now:
+        there = bank.get("encoder") if name == "encoder" else said.get(name)
+        if isinstance(there, str) and now is not None and there != now:
             raise DataError(
                 f"{run.path}: made with another {name} (fingerprint {there[:16]} there, {now[:16]} here). Put that one "
                 "back, or start a new run"
