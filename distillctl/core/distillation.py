@@ -183,7 +183,7 @@ def _run(
         guides, bank = with_bank(config, guides, models, encoded.train, reporter, processes)
     facts = with_facts(facts, bank)
     data_fingerprint = fingerprint(encoded.train.records)
-    fingerprints = {"data": data_fingerprint} | learned_from(models, facts)
+    fingerprints = {"data": data_fingerprint} | processes.share(partial(learned_from, models, facts))
     checkpoint = checkpoint_to_resume(config, data_fingerprint, processes.count) if resume else None
     if resume:
         check_same_models(RunDirectory.open(config.output_dir), fingerprints, facts.get("bank", {}).get("encoder"))

@@ -88,11 +88,9 @@ def _cannot_write(directory: Path, error: OSError) -> RunError:
 
 def _write_cache(directory: Path, mined: MinedCorpus) -> None:
     """Everything under a temporary name first: two processes may mine at once, and one may be killed."""
-    temporary = None
+    temporary = directory.with_name(f"{directory.name}.{secrets.token_hex(6)}")
     try:
-        made = directory.with_name(f"{directory.name}.{secrets.token_hex(6)}")
-        made.mkdir()  # not mkdtemp: others who share the cache may read it, if the umask says so
-        temporary = made
+        temporary.mkdir()  # not mkdtemp: others who share the cache may read it, if the umask says so
         files = {}
         for split, records in mined.splits.items():
             content = _to_parquet(records)
@@ -106,8 +104,7 @@ def _write_cache(directory: Path, mined: MinedCorpus) -> None:
         if not directory.exists():  # else another process was faster: its corpus is the same
             raise _cannot_write(directory, error) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _digest(about: Mapping[str, Any]) -> str:

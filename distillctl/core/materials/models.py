@@ -62,10 +62,14 @@ def _student(config: Config, teacher: Any | None, default_tokenizer: Any) -> tup
 
 def check_lengths(config: Config, model: Any, role: str) -> None:
     """Raises UsageError where a model with learned positions has fewer of them than texts may have tokens."""
-    for stack, field in ((model.get_encoder(), "max_source_length"), (model.get_decoder(), "max_target_length")):
-        longest, asked = longest_input(stack), getattr(config.data, field)
-        if longest is not None and asked > longest:
-            raise UsageError(f"data.{field}={asked}: the {role} reads {longest} tokens at most. Lower it")
+    _check_length(config, "max_source_length", longest_input(model.get_encoder()), f"the {role}")
+    _check_length(config, "max_target_length", longest_input(model.get_decoder()), f"the {role}")
+
+
+def _check_length(config: Config, field: str, longest: int | None, reader: str, way_out: str = "Lower it") -> None:
+    asked = getattr(config.data, field)
+    if longest is not None and asked > longest:
+        raise UsageError(f"data.{field}={asked}: {reader} reads {longest} tokens at most. {way_out}")
 
 
 def new_teacher(config: Config, data: Data, reporter: Reporter) -> Models:
@@ -107,10 +111,6 @@ def frozen_encoder(
     vocabulary = open_map(tokenizer, encoder_tokenizer, reporter)
     table = vocabulary.table(input_embeddings(model), rows=student_width)
     encoder = FrozenEncoder(model, table, None if vocabulary.identical else encoder_tokenizer)
-    longest, asked = encoder.longest, config.data.max_target_length
-    if longest is not None and asked > longest:
-        raise UsageError(
-            f"data.max_target_length={asked}: the encoder {name!r} reads {longest} tokens at most. Lower it, or name "
-            "another encoder"
-        )
+    way_out = "Lower it, or name another encoder"
+    _check_length(config, "max_target_length", encoder.longest, f"the encoder {name!r}", way_out)
     return encoder, vocabulary
