@@ -38,7 +38,7 @@ class BankOpener:
         processes: Processes = ALONE,
     ) -> None:
         self.path = Path(chosen) if chosen else cache_directory() / "banks" / identity.name
-        self._identity, self._encoder, self._examples = identity, encoder, examples
+        self.identity, self._encoder, self._examples = identity, encoder, examples
         self._processes = processes
 
     @cached_property
@@ -47,11 +47,11 @@ class BankOpener:
 
     def missing(self) -> list[Labels]:
         """The golds that the encoder has to read first."""
-        return ShardReader(BankDirectory(self.path, self._identity)).missing(self._golds.labels, ids_digest)
+        return ShardReader(BankDirectory(self.path, self.identity)).missing(self._golds.labels, ids_digest)
 
     def outlook(self) -> str:
         """One line: what a training would encode first. Writes nothing."""
-        bank, missing = BankDirectory(self.path, self._identity), self.missing()
+        bank, missing = BankDirectory(self.path, self.identity), self.missing()
         size = bank.bytes_of(sum(map(len, missing)), len(missing)) / 2**20
         return f"{len(missing):,} of {len(self._golds.labels):,} golds to encode first, {size:,.1f} MiB"
 
@@ -67,7 +67,7 @@ class BankOpener:
             DataError: it is damaged, of something else, incomplete, or not what the encoder says.
             RunError: it cannot be written, or a state does not fit in fp16.
         """
-        bank, golds = BankDirectory(self.path, self._identity), self._golds
+        bank, golds = BankDirectory(self.path, self.identity), self._golds
 
         def add(missing: list[Labels]) -> None:
             with reporter.task(f"encoding the golds{self._processes.part()}", len(missing)) as task:
@@ -90,10 +90,10 @@ class BankOpener:
         """What a bank holds and costs: for run.json and for the eye."""
         return {
             "directory": str(self.path),
-            "encoder": self._identity.encoder,
-            "table": self._identity.table,
-            "width": self._identity.width,
-            "precision": self._identity.precision,
+            "encoder": self.identity.encoder,
+            "table": self.identity.table,
+            "width": self.identity.width,
+            "precision": self.identity.precision,
             "examples": len(golds.numbers),
             "golds": len(golds.labels),
             "stored_golds": bank.examples,

@@ -37,12 +37,14 @@ from distillctl.core.planning.sources import Source, all_here, find_sources
 from distillctl.core.planning.tables import source_table, token_table
 from distillctl.core.processes import launched
 from distillctl.core.progress import Reporter
+from distillctl.core.provenance import learned_from
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.teacher.choice import SAMPLED_TOKENS
+from distillctl.core.teacher.converted import ConvertedCacheOpener
 from distillctl.core.teacher.opening import CacheOpener
 from distillctl.core.training.accelerator import resolve_precision, training_device
 from distillctl.core.training.batches import StepPlan
-from distillctl.core.training.resuming import checkpoint_to_resume
+from distillctl.core.training.resuming import check_same_models, checkpoint_to_resume
 from distillctl.core.training.step_inputs import plan_steps
 from distillctl.core.training.terms import ENCODER_TERMS, TEACHER_TERMS
 
@@ -104,7 +106,7 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
         golds=[example.labels for example in encoded.train.examples],
     )
     if models is not None:
-        known = _with_loaded(known, models, found.facts, reporter)
+        known = _with_loaded(known, models, found.facts, reporter, resume)
     parts = {"train": encoded.train, "dev": encoded.dev, config.evaluation.split: encoded.final}
     found.tables["Tokens"] = token_table({name: part for name, part in parts.items() if part.records}, counted_by)
     found.tables["Models"] = source_table(_shown(config, sources), _parameters(known.shapes))
@@ -168,7 +170,7 @@ def _facts(config: Config, data: Data, encoded: EncodedData, steps: StepPlan, ra
 # --- models that are here ---------------------------------------------------------------------------------------------
 
 
-def _with_loaded(known: Known, models: Models, facts: dict[str, object], reporter: Reporter) -> Known:
+def _with_loaded(known: Known, models: Models, facts: dict[str, object], reporter: Reporter, resume: bool) -> Known:
     """What loading the models adds, and refuses; facts get what is known of them."""
     config, train = known.config, known.encoded.train
     guides, made = make_guides(config, models, train, torch.device("cpu"), reporter)
@@ -180,6 +182,11 @@ def _with_loaded(known: Known, models: Models, facts: dict[str, object], reporte
     if "critical_tokens" in made:
         facts["critical tokens"] = made["critical_tokens"]["summary"]
     cache, bank = cache_opener(config, guides, models, train), bank_opener(config, guides, models, train)
+    if resume:
+        converted = {"teacher": cache.identity.teacher} if isinstance(cache, ConvertedCacheOpener) else {}
+        learned = learned_from(models, {"fingerprints": converted})
+        encoder = None if bank is None else bank.identity.encoder
+        check_same_models(RunDirectory.open(config.output_dir), learned, encoder)
     to_capture: Sequence[Example] = ()
     if isinstance(cache, CacheOpener) and _is_long_work(known):
         facts["teacher cache"] = "not looked at: its k is measured with the teacher, which is large"
