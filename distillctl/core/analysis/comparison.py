@@ -42,6 +42,12 @@ class Arm:
     runs: tuple[RunData, ...]
     differences: Mapping[str, Difference]
 
+    def by_seed(self, metric: str) -> list[float]:
+        """Each run's difference from the baseline of its seed, in points."""
+        score = METRICS[metric]
+        pairs = zip(self.baselines, self.runs, strict=True)
+        return [float(score(run.sums.sum(axis=0)) - score(before.sums.sum(axis=0))) for before, run in pairs]
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:

@@ -25,6 +25,7 @@ from distillctl.core.analysis.overhead_tables import ratios_table, terms_table
 from distillctl.core.analysis.settings import odd_ones_out, unlike_data, unlike_pairs
 from distillctl.core.analysis.summary import headline_tiles, summary
 from distillctl.core.analysis.tables import (
+    arms_by_seed_table,
     arms_table,
     before_after_table,
     beside_table,
@@ -96,6 +97,10 @@ def _arms(comparison: Comparison) -> Iterable[Block]:
         yield Heading("All arms")
         yield table
         yield Picture("arms.png", "Difference of each arm from the baseline with its 95 % interval")
+        by_seed = arms_by_seed_table(comparison)
+        if by_seed is not None:
+            yield Heading("Arms by seed", 3)
+            yield by_seed
         for arm in comparison.others:
             yield Details(f"What {arm.name} sets otherwise than the baseline", [other_settings_table(arm)])
 

@@ -11,7 +11,7 @@ from distillctl.core.analysis.names import METRIC_TITLES
 from distillctl.core.analysis.run_data import RunData
 from distillctl.core.analysis.settings import provenance, setting_differences
 from distillctl.core.analysis.wall_time import step_times
-from distillctl.core.evaluation.significance import Difference
+from distillctl.core.evaluation.significance import Difference, mean_interval
 
 MOST_GROUPS = 20
 MAIN_METRICS = ("f1", "exact_match", "valid_syntax", "edit_similarity", "bleu")
@@ -36,8 +36,7 @@ def arms_table(comparison: Comparison, *, brief: bool = False) -> Table | None:
     """
     if not comparison.others:
         return None
-    candidate = Arm("candidate", comparison.baselines, comparison.candidates, comparison.differences)
-    rows = [_baseline_row(comparison), *(_arm_row(arm) for arm in (candidate, *comparison.others))]
+    rows = [_baseline_row(comparison), *(_arm_row(arm) for arm in _against_baseline(comparison))]
     delta = ("delta", "95 % interval", "p")
     columns = ["arm", "runs", "F1", *delta, "valid syntax", *delta[:2], "step time"]
     if brief:
@@ -51,6 +50,40 @@ def arms_table(comparison: Comparison, *, brief: bool = False) -> Table | None:
     return Table(columns, rows, numbers=len(columns) - 1, caption=caption)
 
 
+def arms_by_seed_table(comparison: Comparison) -> Table | None:
+    """F1 and valid syntax of every arm that has several runs: seed by seed, with the interval over them.
+
+    None where no arm but the candidate, which has a table of its own, has several.
+    """
+    if all(len(arm.runs) == 1 for arm in comparison.others):
+        return None
+    several = [arm for arm in _against_baseline(comparison) if len(arm.runs) > 1]
+    rows = [[_arm_name(arm), *_spread_cells(arm, "f1"), *_spread_cells(arm, "valid_syntax")] for arm in several]
+    columns = ["arm", "F1 by seed", "mean", "95 % t interval", "valid syntax by seed", "mean", "95 % t interval"]
+    caption = (
+        "Deltas from the baseline of the same seed, in points of 100. The t interval is over seeds and so holds the "
+        "noise of training, which the interval over files does not; with two seeds it is very wide."
+    )
+    return Table(columns, rows, numbers=len(columns) - 1, caption=caption)
+
+
+def _against_baseline(comparison: Comparison) -> tuple[Arm, ...]:
+    """The candidate and the other arms."""
+    candidate = Arm("candidate", comparison.baselines, comparison.candidates, comparison.differences)
+    return (candidate, *comparison.others)
+
+
+def _spread_cells(arm: Arm, metric: str) -> list[Cell]:
+    by_seed = arm.by_seed(metric)
+    spread = mean_interval(by_seed)
+    shown = (", ".join(map(signed, by_seed)), signed(spread.mean), interval_text(spread.low, spread.high))
+    return [Cell(text) for text in shown]
+
+
+def _arm_name(arm: Arm) -> Cell:
+    return Cell(arm.name if all(run.finished for run in arm.runs) else f"{arm.name} (unfinished)")
+
+
 def _baseline_row(comparison: Comparison) -> list[Cell]:
     f1, valid = comparison.differences["f1"], comparison.differences["valid_syntax"]
     texts = [len(comparison.baselines), f"{f1.baseline:.2f}", "", "", "", f"{valid.baseline:.2f}", "", "", "1.00"]
@@ -61,7 +94,7 @@ def _arm_row(arm: Arm) -> list[Cell]:
     f1, valid = arm.differences["f1"], arm.differences["valid_syntax"]
     times = step_times(arm.baselines, arm.runs)
     return [
-        Cell(arm.name if all(run.finished for run in arm.runs) else f"{arm.name} (unfinished)"),
+        _arm_name(arm),
         Cell(str(len(arm.runs))),
         *difference_cells(f1)[1:],
         *difference_cells(valid)[1:4],

@@ -13,7 +13,7 @@ from distillctl.core.analysis.markdown import to_markdown
 from distillctl.core.analysis.plots import draw_plots
 from distillctl.core.analysis.report import build_report, command_line
 from distillctl.core.analysis.run_data import RunData, read_run
-from distillctl.core.analysis.tables import arms_table
+from distillctl.core.analysis.tables import arms_by_seed_table, arms_table, seeds_table
 from distillctl.core.errors import DataError, UsageError
 from tests.core.analysis.arms import Arm, make_run
 
@@ -59,6 +59,26 @@ def test_an_arm_with_fewer_seeds_has_the_baselines_of_its_own(runs: dict[str, Ru
     row = texts(comparison)[2]
     assert row[:4] == ["warm", "1", "20.83", "-12.50"]
     assert row[-1] == "1.00"  # of the step time of its own baseline
+
+
+def test_by_seed_is_what_the_seeds_table_says_of_the_candidate(runs: dict[str, RunData]) -> None:
+    comparison = compared(runs, again=["b14", "b13"], warm=["c14"])
+    table = arms_by_seed_table(comparison)
+    assert table is not None
+    candidate, again = ([cell.text for cell in row] for row in table.rows)  # warm has one run
+    rows = {row[0].text: [cell.text for cell in row[1:5]] for row in seeds_table(comparison).rows}
+    for metric, cells in (("F1", candidate[1:4]), ("Valid syntax", candidate[4:7])):
+        assert cells == [", ".join(rows[metric][:2]), *rows[metric][2:]]
+    assert again[1] == ", ".join(reversed(candidate[1].split(", ")))
+    assert again[2:4] == candidate[2:4]
+    assert candidate[1] == "+25.00, +8.33" and candidate[2] == "+16.67"
+    assert "### Arms by seed" in to_markdown(build_report(comparison, acceptance(comparison)))
+
+
+def test_arms_of_one_run_have_no_table_by_seed(runs: dict[str, RunData]) -> None:
+    comparison = compared(runs, warm=["c14"])
+    assert arms_by_seed_table(comparison) is None
+    assert "Arms by seed" not in to_markdown(build_report(comparison, acceptance(comparison)))
 
 
 def test_the_two_arms_are_as_without_others(runs: dict[str, RunData]) -> None:
