@@ -56,6 +56,7 @@ from distillctl.core.training.accelerator import resolve_precision, start_togeth
 from distillctl.core.training.checkpoints import Checkpoint
 from distillctl.core.training.loop import Trainer, TrainingResult
 from distillctl.core.training.resuming import check_same_models, checkpoint_to_resume, how_to_go_on
+from distillctl.core.training.step_inputs import plan_steps
 from distillctl.core.training.stepper import Stepper
 from distillctl.core.training.terms import make_objective
 
@@ -188,7 +189,9 @@ def _run(
     if resume:
         check_same_models(RunDirectory.open(config.output_dir), fingerprints, facts.get("bank", {}).get("encoder"))
     # Everything that is read has been by now, and bad input refused: from here on the main process writes files.
-    with _claimed(config, clock, processes, overwrite, resume) as run, processes.one_fate():
+    planned = plan_steps(config, encoded.train.examples, processes.count).steps
+    steps_left = resume and (checkpoint is None or checkpoint.state.step < planned)
+    with _claimed(config, clock, processes, overwrite, resume, steps_left) as run, processes.one_fate():
         outcome = Outcome(run, len(encoded.final.examples), config.evaluation.split, seconds=clock.seconds)
         processes.last_words = lambda failure: run.finish("failed", str(OtherProcessFailed(failure)))
         asked = (models.tokenizer, encoded.final, config, reporter)
@@ -241,14 +244,18 @@ def _run(
 
 @contextmanager
 def _claimed(
-    config: Config, clock: Clock, processes: Processes, overwrite: bool, resume: bool
+    config: Config, clock: Clock, processes: Processes, overwrite: bool, resume: bool, steps_left: bool
 ) -> Iterator[RunDirectory]:
     """The run's directory: the main process makes and locks it, and says how it ended; the others open it."""
     with ExitStack() as stack:
         with processes.main_first():
             if processes.is_main:
                 claim = RunDirectory.claim(
-                    config.output_dir, overwrite=overwrite, resume=resume, inputs=inputs_of(config)
+                    config.output_dir,
+                    overwrite=overwrite,
+                    resume=resume,
+                    steps_left=steps_left,
+                    inputs=inputs_of(config),
                 )
                 run = stack.enter_context(claim)
                 stack.enter_context(RunStatus(run, clock))

@@ -67,6 +67,7 @@ class RunDirectory:
         *,
         overwrite: bool = False,
         resume: bool = False,
+        steps_left: bool = False,
         inputs: Iterable[str | Path] = (),
     ) -> Iterator[Self]:
         """:meth:`create`, with the directory locked against other processes until the end.
@@ -74,7 +75,7 @@ class RunDirectory:
         Raises UsageError, besides, where another process has it.
         """
         with locked(Path(path)):
-            yield cls.create(path, overwrite=overwrite, resume=resume, inputs=inputs)
+            yield cls.create(path, overwrite=overwrite, resume=resume, steps_left=steps_left, inputs=inputs)
 
     @classmethod
     def create(
@@ -83,9 +84,12 @@ class RunDirectory:
         *,
         overwrite: bool = False,
         resume: bool = False,
+        steps_left: bool = False,
         inputs: Iterable[str | Path] = (),
     ) -> Self:
         """Claim ``path`` for a run: made if missing, emptied with ``overwrite``, kept with ``resume``.
+
+        ``steps_left`` says of a run to resume that steps of it are to be trained, as when it lost its checkpoints.
 
         From here on it holds a run.json with status ``running``. Call it late, when every input has been
         read: until then a failure leaves an older run untouched.
@@ -103,8 +107,9 @@ class RunDirectory:
                 empty(run.path)
         try:
             if resume:
-                # Of a run that had finished nothing is left to train: its seconds stay those of one training.
-                resumed = {} if run.record().get("status") == "finished" else {"resumed_at": _now()}
+                # Of a run that had finished mostly nothing is left: its seconds stay those of one training.
+                one_go = run.record().get("status") == "finished" and not steps_left
+                resumed = {} if one_go else {"resumed_at": _now()}
                 run.note(status="running", reason=None, files=None, **resumed)  # they are about to change
             else:
                 run.write_record(_first_record())

@@ -112,9 +112,11 @@ def test_resume_goes_on_with_a_run_and_needs_one(finished: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(("status", "marked"), [("finished", False), ("interrupted", True), ("failed", True)])
 def test_only_a_run_that_was_cut_off_counts_as_resumed(finished: Path, status: str, marked: bool) -> None:
-    """Nothing of a finished one is trained twice, and its wall time stays evidence."""
+    """Nothing of a finished one is trained twice, and its wall time stays evidence, unless it lost its checkpoints."""
     RunDirectory.open(finished).finish(status)
     assert ("resumed_at" in RunDirectory.create(finished, resume=True).record()) == marked
+    RunDirectory.open(finished).finish(status)
+    assert "resumed_at" in RunDirectory.create(finished, resume=True, steps_left=True).record()
 
 
 def test_paths_that_cannot_be_directories_are_refused(tmp_path: Path) -> None:
