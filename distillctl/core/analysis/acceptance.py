@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from distillctl.core.analysis.comparison import Comparison
 from distillctl.core.analysis.criterion import MET, NOT_MEASURED, NOT_MET, NOT_SIGNIFICANT, Criterion, Verdict
 from distillctl.core.analysis.figures import digits_apart, interval_text, p_equation, signed
+from distillctl.core.analysis.overhead import FEWEST_BLOCKS
+from distillctl.core.analysis.overhead_record import other_objectives
 from distillctl.core.analysis.run_data import Overhead, RunData, StepRows
 from distillctl.core.analysis.wall_time import step_times
 from distillctl.core.errors import DataError
@@ -24,12 +26,12 @@ _ROUNDING = 1e-6
 
 def acceptance(comparison: Comparison) -> tuple[Criterion, ...]:
     """Every criterion with its verdict; the step-time measurement only where a run has one."""
-    measured = next((run.overhead for run in (*comparison.candidates, *comparison.baselines) if run.overhead), None)
+    measured, others = decisive_overhead(comparison)
     return (
         _f1(comparison),
         _validity(comparison),
         _wall_time(comparison),
-        *([_overhead(measured)] if measured else []),
+        *([_overhead(measured, others)] if measured else []),
         _finite(comparison.candidates),
         _samples(comparison),
     )
@@ -73,12 +75,39 @@ def _wall_time(comparison: Comparison) -> Criterion:
     return Criterion(name, requirement, measured, MET if times.ratio <= WALL_TIME else NOT_MET)
 
 
-def _overhead(overhead: Overhead) -> Criterion:
-    """The measurement has an interval: met without doubt only if all of it is within the limit."""
-    verdict = _doubted(overhead.high <= WALL_TIME) if overhead.median <= WALL_TIME else NOT_MET
+def decisive_overhead(comparison: Comparison) -> tuple[Overhead | None, list[str]]:
+    """The runs' overhead.json that counts, and which arms' objectives it is not about; (None, []) without any.
+
+    Of those about the objectives of both arms the one with the largest ratio; else the first, which decides nothing.
+    A ratio that somebody wrote by hand does not say what it is about, and is taken at its word.
+    """
+    found = [run.overhead for run in (*comparison.candidates, *comparison.baselines) if run.overhead]
+    arms = {"baseline": comparison.baselines[0], "candidate": comparison.candidates[0]}
+    objectives = {arm: run.config.get("objective") for arm, run in arms.items()}
+    others = [[] if one.record is None else other_objectives(one.record, objectives) for one in found]
+    fitting = [one for one, other in zip(found, others, strict=True) if not other]
+    if fitting:
+        return max(fitting, key=lambda one: one.median), []
+    return (found[0], others[0]) if found else (None, [])
+
+
+def _overhead(overhead: Overhead, others: Sequence[str]) -> Criterion:
+    """The measurement has an interval: met without doubt only if all of it is within the limit.
+
+    ``others`` are the arms whose objective is not the one that was measured: then it says nothing of these runs.
+    """
+    name, requirement = "Wall time, overhead", f"candidate / baseline <= {WALL_TIME:.2f}"
+    if others:
+        reason = f"{overhead.source} is about another objective than that of the {' and the '.join(others)}"
+        return Criterion(name, requirement, reason, NOT_MEASURED)
+    blocks = FEWEST_BLOCKS if overhead.record is None else overhead.record["ratio"]["blocks"]
+    certain = overhead.high <= WALL_TIME and blocks >= FEWEST_BLOCKS
+    verdict = _doubted(certain) if overhead.median <= WALL_TIME else NOT_MET
     median, low, high = (_ratio(value) for value in (overhead.median, overhead.low, overhead.high))
     measured = f"{median}, interval {low} to {high} ({overhead.source})"
-    return Criterion("Wall time, overhead", f"candidate / baseline <= {WALL_TIME:.2f}", measured, verdict)
+    if blocks < FEWEST_BLOCKS:
+        measured += f"; of {2 * blocks} steps, and {2 * FEWEST_BLOCKS} or more make an interval to be relied on"
+    return Criterion(name, requirement, measured, verdict)
 
 
 def _ratio(value: float) -> str:

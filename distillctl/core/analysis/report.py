@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
+from distillctl.core.analysis.acceptance import decisive_overhead
 from distillctl.core.analysis.comparison import Comparison
 from distillctl.core.analysis.criterion import Criterion, criteria_table
 from distillctl.core.analysis.differing import DifferingSample, DifferingSamples, differing_samples
@@ -20,7 +21,6 @@ from distillctl.core.analysis.document import (
     Picture,
 )
 from distillctl.core.analysis.executions import execution_blocks
-from distillctl.core.analysis.overhead_record import other_objectives
 from distillctl.core.analysis.overhead_tables import ratios_table, terms_table
 from distillctl.core.analysis.settings import odd_ones_out, unlike_data, unlike_pairs
 from distillctl.core.analysis.summary import headline_tiles, summary
@@ -139,15 +139,12 @@ def _training() -> Iterable[Block]:
 
 def _cost(comparison: Comparison) -> Iterable[Block]:
     """What profile-overhead measured, where a run has it in its analysis/."""
-    found = (run.overhead for run in (*comparison.candidates, *comparison.baselines) if run.overhead)
-    measured = next((one for one in found if one.record is not None), None)
+    measured, others = decisive_overhead(comparison)
     if measured is None or measured.record is None:
         return
     record, where = measured.record, measured.source
     yield Heading("Cost")
     yield Paragraph(f"Measured by `profile-overhead` ({where}): {record.get('verdict', 'no verdict')}.")
-    runs = {"baseline": comparison.baselines[0], "candidate": comparison.candidates[0]}
-    others = other_objectives(record, {arm: run.config.get("objective") for arm, run in runs.items()})
     if others:
         yield Notice(f"The objective of the {' and the '.join(others)} that was measured is not that of the run.")
     yield ratios_table(record, where)

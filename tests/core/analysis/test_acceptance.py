@@ -16,6 +16,7 @@ from distillctl.core.analysis.run_data import Overhead
 from distillctl.core.errors import DataError
 from distillctl.core.evaluation.significance import Difference
 from tests.core.analysis.arms import Arm, compared
+from tests.core.analysis.costs import measurement
 
 
 def criterion(comparison: Comparison, name: str) -> Criterion:
@@ -135,6 +136,38 @@ def test_the_overhead_measurement(plain: Comparison, median: float, high: float,
     assert one.verdict == verdict
     assert one.measured == f"{median:.3f}, interval 1.000 to {high:.3f} (b1/analysis/overhead.json)"
     assert len(acceptance(measured)) == len(acceptance(plain)) + 1
+
+
+def test_an_overhead_of_few_steps_is_met_with_a_doubt(plain: Comparison) -> None:
+    before, after = (side[0].config["objective"] for side in (plain.baselines, plain.candidates))
+    verdicts = {}
+    for blocks in (1, 5, 6):
+        overhead = measurement(before, after, blocks=blocks)
+        measured = replace(plain, candidates=(replace(plain.candidates[0], overhead=overhead),))
+        verdicts[blocks] = criterion(measured, "Wall time, overhead")
+    assert [one.verdict for one in verdicts.values()] == ["met, not significant", "met, not significant", "met"]
+    assert verdicts[5].measured.endswith("; of 10 steps, and 12 or more make an interval to be relied on")
+
+
+def test_an_overhead_of_other_objectives_decides_nothing(plain: Comparison) -> None:
+    """An earlier candidate that is now the baseline has a measurement of itself against something else."""
+    before, after = (side[0].config["objective"] for side in (plain.baselines, plain.candidates))
+    other = replace(plain.baselines[0], overhead=measurement({"other": 1}, {"another": 2}))
+    one = criterion(replace(plain, baselines=(other,)), "Wall time, overhead")
+    assert one.verdict == "not measured"
+    assert one.measured == (
+        "b1/analysis/overhead.json is about another objective than that of the baseline and the candidate"
+    )
+    both = replace(plain, baselines=(other,), candidates=(replace(plain.candidates[0], overhead=None),))
+    own = replace(plain.candidates[0], overhead=measurement(before, after, median=1.05))
+    assert criterion(replace(both, candidates=(own,)), "Wall time, overhead").measured.startswith("1.050")
+
+
+def test_of_several_overheads_the_largest_decides(plain: Comparison) -> None:
+    before, after = (side[0].config["objective"] for side in (plain.baselines, plain.candidates))
+    runs = [replace(plain.candidates[0], overhead=measurement(before, after, median)) for median in (1.02, 1.2, 1.05)]
+    several = replace(plain, candidates=tuple(runs), baselines=plain.baselines * 3)
+    assert criterion(several, "Wall time, overhead").verdict == "not met"
 
 
 def test_an_overhead_just_above_the_limit_is_seen_to_be(plain: Comparison) -> None:

@@ -14,13 +14,12 @@ from distillctl.core.analysis.markdown import to_markdown
 from distillctl.core.analysis.names import METRIC_TITLES
 from distillctl.core.analysis.report import INPUT_SHOWN, around_mask, build_report, notes_of
 from distillctl.core.analysis.report_folder import PICTURES
-from distillctl.core.analysis.run_data import Overhead
 from distillctl.core.analysis.summary import summary
 from distillctl.core.analysis.tables import MOST_GROUPS, groups_table
 from distillctl.core.evaluation.corpus_sums import METRICS
 from distillctl.core.evaluation.significance import Difference
 from tests.core.analysis.arms import Arm, compared
-from tests.core.analysis.costs import made_record
+from tests.core.analysis.costs import measurement
 
 BETTER = Arm(right=range(4, 24), terms=("focal", "jsd", "semantic", "contrastive"), seconds=47.0)
 
@@ -42,12 +41,7 @@ def markdown(comparison: Comparison) -> str:
 
 def with_cost(comparison: Comparison, objective: object) -> Comparison:
     """The comparison with a measurement in the candidate's run, of these two objectives."""
-    configs = {
-        "baseline": {"objective": comparison.baselines[0].config["objective"]},
-        "candidate": {"objective": objective},
-    }
-    record = made_record() | {"provenance": {"configs": configs}}
-    measured = Overhead(1.019, 1.018, 1.02, "b1/analysis/overhead.json", record)
+    measured = measurement(comparison.baselines[0].config["objective"], objective)
     return replace(comparison, candidates=(replace(comparison.candidates[0], overhead=measured),))
 
 
