@@ -25,7 +25,8 @@ UNSURE_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One tokenised record. ``labels`` end with the end-of-sequence id unless they were truncated.
+    """One tokenised record. ``labels`` end with the end-of-sequence id unless they were truncated, and begin with the
+    tokenizer's own start token where it has one.
 
     ``key`` names the content; ``id`` is the record's own, for messages.
     """
@@ -72,8 +73,9 @@ class Encoder:
     """Turns records into ids for one tokenizer and one pair of length limits (in tokens).
 
     The input is ``<test method with masks> </s> <focal method> </s>``, with the tokenizer's own start token
-    where it has one; the target is the assertions joined by newlines, then ``</s>``. Text that only looks
-    like a special token stays text, but for the masks of a test.
+    where it has one; the target is the assertions joined by newlines as the tokenizer frames them: ``target </s>`` of
+    T5, ``<s> target </s>`` of CodeT5+ and BART, which is what they were trained to write (CodeT5+'s
+    tune_codet5p_seq2seq.py). Text that only looks like a special token stays text, but for the masks of a test.
     """
 
     def __init__(self, tokenizer: Any, max_source_length: int, max_target_length: int) -> None:
@@ -85,6 +87,9 @@ class Encoder:
         self.end = int(tokenizer.eos_token_id)
         frame = list(tokenizer("").input_ids)
         self.start = [token for token in frame if token != self.end][:1]
+        # A language code, as of mBART, is no start of text: its decoder is started with it.
+        begins = {tokenizer.bos_token_id, tokenizer.cls_token_id}
+        self.label_start = [token for token in frame[:1] if token in begins and token != self.end]
         self._budget = max_source_length - len(self.start) - 2  # tokens of test and focal method
         self._reach = CHARACTERS_PER_TOKEN * max_source_length
         special = [re.escape(token) for token in tokenizer.all_special_tokens if not _MASK.fullmatch(token)]
@@ -104,12 +109,13 @@ class Encoder:
         examples, kept = [], []
         inputs_truncated = targets_truncated = 0
         for record, clip, test, focal, target in zip(records, clips, tests, focals, targets, strict=True):
-            labels = [*target, self.end][: self.max_target_length]
-            if not record.target.strip() or not target or not labels:
+            framed = [*self.label_start, *target, self.end]
+            labels = framed[: self.max_target_length]
+            if not record.target.strip() or not target or len(labels) <= len(self.label_start):
                 continue
             source, cut = self._source(record, clip, test, focal)
             inputs_truncated += cut
-            targets_truncated += len(labels) <= len(target)
+            targets_truncated += len(labels) < len(framed)
             examples.append(Example(record.key, tuple(source), tuple(labels), record.id))
             kept.append(record)
         dropped = len(records) - len(kept)

@@ -125,8 +125,8 @@ def _checked_shape(shape: Any, where: str, tokens: int, widths: Collection[int])
         raise DataError(f"{where}: shape should be [target tokens, vocabulary]. Found {str(shape)[:60]}")
     if shape[0] != tokens:
         raise DataError(
-            f"{where}: {shape[0]:,} positions for a target of {tokens:,} tokens (with its end) under this run's "
-            "tokenizer: the logits are of another tokenizer, length limit or text"
+            f"{where}: {shape[0]:,} positions for a target of {tokens:,} tokens (special ones included) under this "
+            "run's tokenizer: the logits are of another tokenizer, length limit or text"
         )
     if shape[1] not in widths:
         allowed = " or ".join(f"{width:,}" for width in sorted(widths))

@@ -118,8 +118,8 @@ class _Reading:
 def natural_means(encoder: FrozenEncoder, student_tokenizer: Any, golds: Sequence[Sequence[int]]) -> Tensor:
     """Mean states of golds that the encoder reads as its own tokenizer cuts them, [N,D] float32 on the host.
 
-    The text's tokens count, and the token that ends it where the student's labels have their end too; other special
-    tokens are read and not counted.
+    The text's tokens count, and the tokens that start and end it where the student's labels have theirs too; other
+    special tokens are read and not counted.
 
     Args:
         encoder: with its ``own_tokenizer``.
@@ -147,11 +147,12 @@ def _readings(encoder: FrozenEncoder, student_tokenizer: Any, golds: Sequence[Se
         for ids in golds
     ]
     found = own(texts, return_special_tokens_mask=True, truncation=True, max_length=encoder.longest or _LONGEST)
-    ends = {own.eos_token_id, own.sep_token_id}
+    starts, ends = {own.bos_token_id, own.cls_token_id}, {own.eos_token_id, own.sep_token_id}
+    begins = {student_tokenizer.bos_token_id, student_tokenizer.cls_token_id} - {None}
     readings = []
     for gold, ids, mask in zip(golds, found["input_ids"], found["special_tokens_mask"], strict=True):
-        has_end = gold[-1] == end
-        counts = [int(not special or (has_end and i in ends)) for i, special in zip(ids, mask, strict=True)]
+        framing = (starts if gold[0] in begins else set()) | (ends if gold[-1] == end else set())
+        counts = [int(not special or i in framing) for i, special in zip(ids, mask, strict=True)]
         readings.append(_Reading(ids, counts))
     return readings
 

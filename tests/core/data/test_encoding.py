@@ -16,6 +16,7 @@ from distillctl.core.data.encoding import Encoded, Encoder, Example, clip_around
 from distillctl.core.data.records import Record
 from distillctl.core.data.tokenizer import train_tokenizer
 from distillctl.core.errors import DataError
+from tests.tokenizers import CODET5_SPECIALS, roberta_bpe
 
 WORDS = ["frame", "value", "x", "assert", "range", "self", "é", "12", "==", "(", ")", "    ", "  ", "\n"]
 SPACES = "\n".join(" " * (4 * depth) + "self.frame = value" for depth in range(8))
@@ -80,6 +81,35 @@ def test_a_tokenizers_own_start_comes_first(bpe: PreTrainedTokenizerFast) -> Non
     assert framed.decode(example.input_ids) == "<pad>a <extra_id_0></s>b</s>"
     (plain,) = Encoder(bpe, 10, 10).encode([row]).examples
     assert bpe.decode(plain.input_ids) == "a <extra_id_0></s>b</s>"
+
+
+def test_targets_are_framed_as_the_tokenizer_frames_a_text(bpe: PreTrainedTokenizerFast) -> None:
+    """``<s> target </s>`` of CodeT5+ and BART, ``target </s>`` of T5: what a model tuned the usual way writes."""
+    row = record("a <extra_id_0>", "b", "assert x", "assert 12")
+    codet5 = roberta_bpe(["assert x"], 300, CODET5_SPECIALS)
+    for tokenizer, framed in ((bpe, [*bpe(row.target).input_ids, 1]), (codet5, codet5(row.target).input_ids)):
+        encoded = Encoder(tokenizer, 20, 30).encode([row])
+        (example,) = encoded.examples
+        assert list(example.labels) == framed
+        assert encoded.targets_truncated == 0
+        assert Encoder(tokenizer, 20, len(example.labels) - 1).encode([row]).targets_truncated == 1
+
+
+def test_a_target_of_which_only_the_start_is_left_is_dropped() -> None:
+    tokenizer = roberta_bpe(["assert x"], 300, CODET5_SPECIALS)
+    row = record("a <extra_id_0>", "b", "assert x")
+    assert Encoder(tokenizer, 20, 1).encode([row]).dropped == 1
+    assert Encoder(tokenizer, 20, 2).encode([row]).dropped == 0
+
+
+def test_a_language_code_is_no_start_of_a_target() -> None:
+    """mBART-50 reads ``en_XX text </s>``, and its decoder is started with the code."""
+    tokenizer = roberta_bpe(["assert x"], 300, [*CODET5_SPECIALS, "en_XX"])
+    codes = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("en_XX", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="en_XX $A </s>", special_tokens=codes)
+    (example,) = Encoder(tokenizer, 20, 30).encode([record("a <extra_id_0>", "", "assert x")]).examples
+    assert tokenizer.decode(example.input_ids).startswith("en_XX")
+    assert tokenizer.decode(example.labels) == "assert x</s>"
 
 
 def test_text_that_looks_like_a_special_token_stays_text(bpe: PreTrainedTokenizerFast) -> None:

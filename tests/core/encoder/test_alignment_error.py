@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from transformers import RobertaConfig, RobertaModel
 
-from distillctl.core.data.encoding import Example
+from distillctl.core.data.encoding import Encoder, Example
+from distillctl.core.data.records import Record
 from distillctl.core.encoder import alignment_error as measuring
 from distillctl.core.encoder.alignment import align_vocabularies
 from distillctl.core.encoder.alignment_error import AlignmentError, Spread, alignment_error, natural_means
@@ -81,6 +82,16 @@ def test_the_same_tokens_at_other_ids_lose_nothing() -> None:
     assert found.own.mean == pytest.approx(1, abs=1e-5)
     assert found.retrieved == 1
     assert found.others.mean < 0.5
+
+
+def test_the_same_tokens_between_the_same_frame_lose_nothing() -> None:
+    """As CodeT5+ reads them: its targets have the start and the end that the encoder puts around a text."""
+    own = roberta_bpe(TEXTS, 330, sorted(CODET5_SPECIALS))
+    assert STUDENT.get_vocab() != own.get_vocab()
+    records = [Record(text, "python", "p", "t.py", "", "<extra_id_0>", (text,)) for text in TEXTS]
+    examples = list(Encoder(STUDENT, 20, 64).encode(records).examples)
+    assert {example.labels[0] for example in examples} == {STUDENT.bos_token_id}
+    assert measured(frozen(own, own), STUDENT, examples).own.low == pytest.approx(1, abs=1e-5)
 
 
 def test_tokens_that_mean_something_else_lose_everything() -> None:
