@@ -283,7 +283,7 @@ def _train(
     except torch.OutOfMemoryError as error:
         raise RunError(
             "out of memory on the device: lower training.per_device_train_batch_size and raise "
-            "gradient_accumulation_steps by the same factor; the result stays the same"
+            "gradient_accumulation_steps by the same factor, in a new run; the result stays the same"
         ) from error
     with trainer.whole_student() as student:
         if trainer.processes.is_main:

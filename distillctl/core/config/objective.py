@@ -60,7 +60,7 @@ class TermConfig(Section):
     weight: Weight
     log_only: bool = Field(
         default=False,
-        description="Compute and log the term, without training on it; its weight is then ignored.",
+        description="Compute and log the term, without training on it: its weight scales what is logged alone.",
     )
 
     @property

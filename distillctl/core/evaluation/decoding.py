@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from distillctl.core.errors import DataError
+from distillctl.core.errors import DataError, RunError
 from distillctl.core.models.vocabulary import padded_ids
 
 # Greedy decoding goes in stages of this many tokens: most assertions end in the first, and only the rows that
@@ -89,7 +89,8 @@ def decode_groups(
     tokenizer (a padded vocabulary) are never written. The model's generation
     config is not consulted and stays as it is; its modules run in eval mode and get their modes back between
     groups. ``device`` is where the inputs go (default: where the model is). ``model`` is the plain model, not
-    a DDP wrapper. Raises DataError for an empty input or missing special ids.
+    a DDP wrapper. Raises DataError for an empty input or missing special ids, RunError where the
+    device's memory runs out.
     """
     inputs = [_input_ids(example) for example in encoded_examples]
     for index, ids in enumerate(inputs):
@@ -172,12 +173,18 @@ def _generate(
         ids[row, : len(source)] = torch.tensor(source, dtype=torch.long)
         mask[row, : len(source)] = 1
     start = torch.tensor([[config.decoder_start_token_id, *prefix] for prefix in prefixes])
-    output = cast(Any, model).generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        decoder_input_ids=start.to(device),
-        generation_config=config,
-    )
+    try:
+        output = cast(Any, model).generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            decoder_input_ids=start.to(device),
+            generation_config=config,
+        )
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"out of memory on the device while decoding {len(sources)} texts at once: lower evaluation.batch_tokens; "
+            "a run that was training may go on with that (--resume)"
+        ) from error
     rows: list[list[int]] = output[:, start.shape[1] :].tolist()
     return rows
 

@@ -69,6 +69,7 @@ class Work:
         dev, final: source lengths of what is decoded at each epoch's end, and at the end.
         target: tokens of a mean target.
         epochs: that end.
+        processes: that train, and that share capture and bank.
     """
 
     steps: int
@@ -78,6 +79,7 @@ class Work:
     final: Lengths
     target: float
     epochs: int
+    processes: int = 1
 
 
 def phases(config: Config, shapes: Shapes, looked_at: Sequence[Sequence[Micro]], work: Work) -> list[Phase]:
@@ -93,17 +95,19 @@ def phases(config: Config, shapes: Shapes, looked_at: Sequence[Sequence[Micro]],
     if work.captured is not None and shapes.teacher is not None:
         source, target = work.captured
         micro = Micro(source.count, round(source.mean), max(1, round(target.mean)), target.total)
-        found.append(Phase(CAPTURE, f"{source.count:,} examples", forward_flops(shapes.teacher, micro)))
+        run = forward_flops(shapes.teacher, micro)
+        found.append(Phase(CAPTURE, f"{source.count:,} examples", run / work.processes))
     if work.golds is not None and shapes.encoder is not None:
         read = sum(encoder_flops(shapes.encoder.encoder, max(1, round(work.golds.mean))))
-        found.append(Phase(BANK, f"{work.golds.count:,} golds", work.golds.count * read))
+        found.append(Phase(BANK, f"{work.golds.count:,} golds", work.golds.count * read / work.processes))
     step = sum(step_flops(config, shapes, step) for step in looked_at) / len(looked_at)
     updated = shapes.student.hidden if config.training.optimizer == "muon" else shapes.student.parameters
     found.append(Phase(TRAINING, f"{work.steps:,} steps", work.steps * step, float(work.steps * updated)))
     scored = [(shapes.student, work.dev)] * work.epochs + [(shapes.student, work.final)] * 2
     if shapes.teacher is not None:
         scored.append((shapes.teacher, work.final))
-    decoded = sum(_decoding_flops(shape, lengths, work.target) for shape, lengths in scored)
+    beams = config.evaluation.num_beams
+    decoded = sum(_decoding_flops(shape, lengths, work.target, beams) for shape, lengths in scored)
     count = sum(lengths.count for _, lengths in scored)
     found.append(Phase(SCORING, f"{count:,} texts", decoded))
     return found
@@ -124,9 +128,11 @@ def step_flops(config: Config, shapes: Shapes, step: Sequence[Micro]) -> float:
     return total
 
 
-def _decoding_flops(shape: Shape, sources: Lengths, target: float) -> float:
-    """Decoding texts of a mean length: each token once through the decoder, as teacher forcing does."""
+def _decoding_flops(shape: Shape, sources: Lengths, target: float, beams: int) -> float:
+    """Decoding texts of a mean length: each token of a beam once through the decoder, as teacher forcing does."""
     if not sources.count:
         return 0.0
-    tokens = max(1, round(target))
-    return float(forward_flops(shape, Micro(sources.count, round(sources.mean), tokens, sources.count * tokens)))
+    tokens, source = max(1, round(target)), round(sources.mean)
+    once = forward_flops(shape, Micro(sources.count, source, tokens, sources.count * tokens))
+    reading = sources.count * sum(encoder_flops(shape.encoder, source))
+    return float(reading + beams * (once - reading))

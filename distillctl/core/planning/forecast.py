@@ -81,8 +81,7 @@ def forecast(known: Known, reporter: Reporter, notes: list[str]) -> dict[str, Ta
 
 def _memory(known: Known, shapes: Shapes, micro: list[list[Any]]) -> Table:
     config, device = known.config, known.device
-    rate = config.training.dropout_rate
-    dropout = bool(getattr(known.student, "dropout_rate", 0.0) if rate is None else rate)
+    dropout = has_dropout(known.student, config.training.dropout_rate)
     most = largest(config, shapes, micro, dropout)
     both = [memory(config, shapes, most, dropout=dropout, recompute=recompute) for recompute in (True, False)]
     chosen = both[0 if config.training.gradient_checkpointing else 1]
@@ -96,6 +95,12 @@ def _memory(known: Known, shapes: Shapes, micro: list[list[Any]]) -> Table:
             said += "; per_device_train_batch_size={} with gradient_accumulation_steps={} would".format(*smaller)
     caption = f"{said}. {_card(chosen)}. An estimate"
     return memory_table(both[0], both[1], (name, known.process), config.training.gradient_checkpointing, caption)
+
+
+def has_dropout(student: Any, chosen: float | None) -> bool:
+    """Is anything dropped in training? ``chosen`` is ``training.dropout_rate``; None leaves the model's own."""
+    own = [getattr(student, name, 0.0) for name in ("dropout_rate", "dropout", "attention_dropout")]  # T5, then BART
+    return any(own if chosen is None else [chosen])
 
 
 def _card(chosen: Memory) -> str:
@@ -118,6 +123,7 @@ def _time(known: Known, shapes: Shapes, micro: list[list[Any]], speed: Throughpu
         final=Lengths.of(inputs[1]),
         target=Lengths.of([example.labels for example in encoded.train.examples]).mean,
         epochs=max(1, round(known.steps.epoch_after(known.steps.steps - 1))),
+        processes=known.ranks,
     )
     elsewhere = {}
     if shapes.student.parameters > LARGE and known.device.type != "cuda":

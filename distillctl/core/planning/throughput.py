@@ -97,6 +97,8 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
         taken.append(time.perf_counter() - started)
         if len(taken) > 2 and sum(taken) > ENOUGH_SECONDS:
             break

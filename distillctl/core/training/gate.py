@@ -75,7 +75,8 @@ def _term_norm(term: Term, outputs: StudentOutputs, batch: LossBatch, student: l
     gradients = [gradient for gradient in found if gradient is not None]
     if not gradients:
         raise RunError(_silent(term.name))
-    norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients))
+    # In float32: Apple's GPUs have no wider numbers, and what float32 loses no optimizer would see.
+    norm = math.hypot(*(gradient.float().norm().item() for gradient in gradients))
     if not math.isfinite(norm):
         raise NotFiniteError(
             f"Loss term '{term.name}' gives the student a gradient that is not finite before step 1: look at "

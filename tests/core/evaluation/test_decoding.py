@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from distillctl.core.errors import DataError
+from distillctl.core.errors import DataError, RunError
 from distillctl.core.evaluation import decoding
 from distillctl.core.evaluation.decoding import DecodingSettings, decode, decode_groups
 
@@ -252,6 +252,17 @@ def test_bf16_is_autocast_for_decoding_only(
     model.train()
     model(input_ids=torch.tensor([[9]]), labels=torch.tensor([[8]])).loss.backward()
     model.zero_grad()
+
+
+def test_device_memory_that_runs_out_names_what_decoding_takes(
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**asked: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "generate", full)
+    with pytest.raises(RunError, match=r"while decoding 3 texts at once: lower evaluation\.batch_tokens"):
+        decode(model, tokenizer, [{"input_ids": ids} for ids in random_inputs(3)])
 
 
 def test_nothing_to_decode(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from distillctl.core.config import load_config
@@ -61,6 +63,21 @@ def test_every_phase_is_its_own_sum() -> None:
     dev, final = forward_flops(STUDENT, Micro(3, 10, 4, 12)), forward_flops(STUDENT, Micro(4, 10, 4, 16))
     assert found[SCORING].flops == 2 * dev + 2 * final + forward_flops(TEACHER, Micro(4, 10, 4, 16))
     assert found[SCORING].what == "18 texts"
+
+
+def test_processes_share_capture_and_bank() -> None:
+    shapes = Shapes(STUDENT, TEACHER, ENCODER)
+    one, four = (by_kind(phases(CONFIG, shapes, [[MICRO]], replace(WORK, processes=n))) for n in (1, 4))
+    for kind, share in ((CAPTURE, 4), (BANK, 4), (TRAINING, 1), (SCORING, 1)):
+        assert one[kind].flops == share * four[kind].flops
+
+
+def test_each_beam_is_decoded_and_the_source_read_once() -> None:
+    beams = load_config(settings=["evaluation.num_beams=3"])
+    greedy, searched = (phases(config, Shapes(STUDENT), [[MICRO]], WORK)[-1].flops for config in (CONFIG, beams))
+    texts = 2 * WORK.dev.count + 2 * WORK.final.count
+    reading = texts * sum(encoder_flops(STACK, 10))
+    assert searched == pytest.approx(reading + 3 * (greedy - reading))
 
 
 def test_what_is_there_already_is_no_phase() -> None:

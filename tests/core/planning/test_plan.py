@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import BartConfig, T5Config
 
 from distillctl.core.errors import UsageError
 from distillctl.core.planning import forecast
@@ -83,3 +84,20 @@ def test_too_much_for_this_machine_is_said_with_what_would_fit(
     monkeypatch.setattr(forecast, "device_bytes", lambda device: 1_200_000)
     caption = plan(config, Notes()).tables["Memory of one process"].caption
     assert "it does not fit; per_device_train_batch_size=" in caption
+
+
+@pytest.mark.parametrize(
+    ("student", "chosen", "drops"),
+    [
+        (T5Config(), None, True),
+        (T5Config(dropout_rate=0.0), None, False),
+        (BartConfig(), None, True),
+        (BartConfig(dropout=0.0, attention_dropout=0.1), None, True),
+        (BartConfig(dropout=0.0), None, False),
+        (BartConfig(), 0.0, False),
+        (BartConfig(dropout=0.0), 0.2, True),
+        (None, None, False),
+    ],
+)
+def test_what_a_model_drops_is_known_of_every_family(student: object, chosen: float | None, drops: bool) -> None:
+    assert forecast.has_dropout(student, chosen) == drops

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distillctl.core.errors import RunError
 from distillctl.core.losses.registry import TERMS, make_term
@@ -63,6 +64,26 @@ def bench() -> Bench:
     logits = student(torch.randn(*world.logits.shape[:2], 6, dtype=torch.float64))
     teacher = nn.Linear(2, 2).requires_grad_(False)
     return Bench(world, student, logits, {"teacher": teacher, "encoder": world.encoder})
+
+
+class NoDoubles(TorchDispatchMode):
+    """As on Apple's GPUs: nothing that is float32 becomes float64."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        assert not isinstance(made, Tensor) or made.dtype != torch.float64, f"{func} makes float64"
+        return made
+
+
+def test_a_gate_on_a_device_without_float64() -> None:
+    world = make_world(dtype=torch.float32)
+    student = TinyStudent(6, world.logits.shape[-1]).float()
+    terms = [make_term(name) for name in TERMS]
+    with NoDoubles():
+        logits = student(torch.randn(*world.logits.shape[:2], 6))
+        outputs = make_outputs(world.encoder)
+        norms = check_terms_reach_student(student.parameters(), logits, outputs, terms, world.batch, {})
+    assert all(norm > 0 for norm in norms.values())
 
 
 def test_all_terms_pass_and_leave_no_trace(bench: Bench) -> None:
