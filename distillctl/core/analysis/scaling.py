@@ -99,7 +99,8 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class BandFigures:
-    """Share of the ``windows`` in which the core ``terms`` lie pairwise within 0.5-2x, and who leaves it when."""
+    """Share of the ``windows`` in which the core ``terms``, those trained, lie pairwise within 0.5-2x, and who leaves it
+    when."""
 
     terms: tuple[str, ...]
     windows: int
@@ -109,13 +110,17 @@ class BandFigures:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """All figures of one run. ``window`` in optimizer steps, ``asked`` the window that was asked for."""
+    """All figures of one run. ``window`` in optimizer steps, ``asked`` the window that was asked for.
+
+    ``shortened`` is that the log has no room for three of those.
+    """
 
     rows: int
     first_step: int
     last_step: int
     asked: int
     window: int
+    shortened: bool
     gradient_steps: int
     terms: Mapping[str, TermFigures]
     pairs: Mapping[tuple[str, str], PairFigures]
@@ -133,8 +138,10 @@ class Windows:
 
     def __init__(self, steps: Column, window: int) -> None:
         self.steps = steps
-        spacing = float(np.median(np.diff(steps))) if len(steps) > 1 else 1.0
-        self.rows = max(1, min(round(window / spacing), len(steps) // 3))
+        # The mean, not the median: every tenth row may stand beside one that was logged for its gradients.
+        spacing = float(steps[-1] - steps[0]) / (len(steps) - 1) if len(steps) > 1 else 1.0
+        asked, most = round(window / spacing), len(steps) // 3
+        self.rows, self.shortened = max(1, min(asked, most)), asked > most
         self.width = max(1, round(self.rows * spacing))
         self.count = len(steps) - self.rows + 1
         self.places = {"start": 0, "middle": (self.count - 1) // 2, "end": self.count - 1}
@@ -182,6 +189,7 @@ def analyse(run: ScalingRun, window: int) -> Scaling:
         last_step=int(run.steps[-1]),
         asked=window,
         window=windows.width,
+        shortened=windows.shortened,
         gradient_steps=len(gradients.steps),
         terms={term: _term(term, run, windows, gradients) for term in run.terms},
         pairs={pair: _pair(pair, run, windows) for pair in run.pairs},
@@ -237,7 +245,7 @@ def _pair(pair: tuple[str, str], run: ScalingRun, windows: Windows) -> PairFigur
 
 
 def _band(run: ScalingRun, windows: Windows) -> BandFigures:
-    terms = core_terms(run.terms)
+    terms = core_terms(run.trained)
     if len(terms) < 2:
         return BandFigures(terms, windows.count, 1.0, {})
     means = np.array([windows.mean(run.scaled(term)) for term in terms])

@@ -74,8 +74,13 @@ class BetaAdvice:
 
 
 def advise(run: ScalingRun, window: int) -> BetaAdvice:
-    """The advice for a run, over windows of ``window`` optimizer steps; all None without semantic, focal and jsd."""
-    others = [term for term in core_terms(run.terms) if term != "semantic"]
+    """The advice for a run, over windows of ``window`` optimizer steps; all None without semantic, focal and jsd.
+
+    A term that is only logged counts as not there: no beta of it changes the student.
+    """
+    others = [term for term in core_terms(run.trained) if term != "semantic"]
+    if "semantic" not in run.trained:
+        return BetaAdvice()
     if run.beta is None or not others:
         return BetaAdvice(current=run.beta)
     windows = Windows(run.steps, window)

@@ -27,7 +27,7 @@ def facts_line(assessed: Assessed) -> str:
     facts.append(f"balance {run.balance}")
     if run.share_limit is not None:
         facts.append(f"share limit {run.share_limit:g}")
-    shortened = f" ({scaling.asked:,} asked, a third of the log at most)" if scaling.window < scaling.asked else ""
+    shortened = f" ({scaling.asked:,} asked, a third of the log at most)" if scaling.shortened else ""
     measured = f"gradients by term in {steps_text(scaling.gradient_steps)}"
     means = f"Running means over {steps_text(scaling.window)}{shortened}; {measured}"
     unfinished = [f"UNFINISHED: the run's status is {run.unfinished}"] if run.unfinished else []

@@ -159,8 +159,13 @@ def _silent(scaling: Scaling) -> list[str]:
 
 
 def _fights(scaling: Scaling) -> list[tuple[tuple[str, str], PairFigures]]:
-    found = [item for item in scaling.pairs.items() if item[1].fighting >= _SOME]
+    found = [item for item in _trained_pairs(scaling) if item[1].fighting >= _SOME]
     return sorted(found, key=lambda item: -item[1].fighting)
+
+
+def _trained_pairs(scaling: Scaling) -> list[tuple[tuple[str, str], PairFigures]]:
+    """A term that is only logged pulls at nothing."""
+    return [item for item in scaling.pairs.items() if not any(scaling.terms[term].log_only for term in item[0])]
 
 
 def _drowned(scaling: Scaling) -> bool:
@@ -221,7 +226,7 @@ def _fight(pair: tuple[str, str], found: PairFigures) -> str:
 def _pulls(scaling: Scaling) -> Iterator[str]:
     """Milder relations between terms, and the word that all is quiet."""
     fighting = {pair for pair, _ in _fights(scaling)}
-    measured = {pair: found for pair, found in scaling.pairs.items() if found.measured}
+    measured = {pair: found for pair, found in _trained_pairs(scaling) if found.measured}
     against = [
         f"{first} and {second} ({percent_text(found.against)} of the measured steps)"
         for (first, second), found in measured.items()
@@ -274,7 +279,7 @@ def _budget(scaling: Scaling) -> Iterator[str]:
 
 def _change(run: ScalingRun, scaling: Scaling, advice: BetaAdvice) -> Iterator[str]:
     if advice.current is None:
-        yield "semantic was not active in this run: there is no beta to choose."
+        yield "semantic did not train this run: there is no beta to choose."
     elif advice.suggested is None:
         yield "By losses: no beta to recommend: semantic, or focal and jsd, have no loss above 0 to compare."
     elif run.balance != "fixed":

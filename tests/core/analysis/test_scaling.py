@@ -40,6 +40,16 @@ def test_windows_are_in_steps_and_at_most_a_third_of_the_log(
     assert (windows.rows, windows.width, windows.count) == (in_window, width, rows - in_window + 1)
 
 
+@pytest.mark.parametrize("every", [1, 5, 10, 20, 25])
+def test_windows_are_as_wide_where_gradients_have_rows_of_their_own(every: int) -> None:
+    """As the training logs: each ``every``-th step, and each tenth one after the first for its gradients."""
+    steps = sorted({1, 1000, *range(every, 1001, every), *range(1, 1001, 10)})
+    windows = Windows(np.array(steps, dtype=np.float64), 100)
+    widths = [last - first + 1 for first, last in map(windows.bounds, range(windows.count))]
+    assert min(widths) >= 80 and max(widths) <= 110
+    assert abs(windows.width - 100) <= 5 and not windows.shortened
+
+
 def test_start_middle_and_end_of_raw_and_scaled_loss() -> None:
     found = figures(Log(losses={"focal": 1.0, "jsd": 0.8, "semantic": STEPS / 600})).terms["semantic"]
     for place, steps in (("start", (1, 100)), ("middle", (251, 350)), ("end", (501, 600))):

@@ -9,7 +9,7 @@ import pytest
 
 from distillctl.core.analysis.scaling import analyse
 from distillctl.core.analysis.scaling_verdicts import Assessed, assess_scaling
-from tests.core.analysis.logs import Log
+from tests.core.analysis.logs import Log, Value
 from tests.core.analysis.test_scaling import run_of
 
 FOUR = {"focal": 1.0, "jsd": 0.8, "semantic": 0.2, "contrastive": 3.0}
@@ -177,13 +177,25 @@ def test_too_few_gradients_are_not_judged() -> None:
 def test_one_core_term_is_not_judged() -> None:
     found = assessed(Log(losses={"focal": 1.0}))
     assert verdicts(found) == ["not measured", "met", "not measured"]
-    assert found.change == ("semantic was not active in this run: there is no beta to choose.",)
+    assert found.change == ("semantic did not train this run: there is no beta to choose.",)
     assert found.command is None
 
 
 def test_what_is_logged_only_is_said() -> None:
     found = assessed(Log(), log_only=frozenset(["semantic"]))
     assert "semantic is logged without being trained on (log_only)." in found.findings
+
+
+def test_what_is_logged_only_is_not_judged_nor_advised_on() -> None:
+    """Out of the band and against all others, it changes nothing in the student, and neither would its beta."""
+    losses: dict[str, Value] = {"focal": 1.0, "jsd": 0.8, "semantic": 0.02}
+    log = Log(losses=losses, cosines={("focal", "semantic"): -0.9, ("jsd", "semantic"): -0.2})
+    assert "semantic" in assessed(log).headline
+    found = assessed(log, log_only=frozenset(["semantic"]))
+    assert found.criteria[0].verdict == "met"
+    assert found.headline.startswith("Balanced")
+    assert not any("semantic and" in text or "and semantic" in text for text in found.findings)
+    assert (found.change, found.command) == (("semantic did not train this run: there is no beta to choose.",), None)
 
 
 def test_a_beta_beyond_what_a_configuration_holds_is_not_a_command() -> None:
