@@ -68,7 +68,7 @@ def _wall_time(comparison: Comparison) -> Criterion:
         return Criterion(name, requirement, times, NOT_MEASURED)
     measured = (
         f"{_ratio(times.ratio)} = {times.after:.4g} s / {times.before:.4g} s per optimizer step of {times.samples} "
-        "samples (seconds.training / training.steps of run.json)"
+        "samples (seconds.training / training.steps of run.json), scoring dev and writing checkpoints included"
     )
     if times.left_out:
         measured += f". Left out with its pair: {'; '.join(times.left_out)}"

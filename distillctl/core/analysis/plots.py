@@ -28,6 +28,9 @@ from distillctl.core.analysis.plot_lines import (
 from distillctl.core.analysis.run_data import RunData
 from distillctl.core.evaluation.significance import Difference
 
+_LONGEST = 40
+"""Characters of a title beside a plot."""
+
 
 def draw_plots(comparison: Comparison) -> dict[str, bytes]:
     """Every picture as PNG bytes, by file name."""
@@ -162,7 +165,8 @@ def _draw_differences(axes: Any, rows: Mapping[str, Difference], what: str) -> N
             color="#3d444d",
         )
     axes.axvline(0, color="#3d444d", linewidth=1)
-    axes.set_yticks(range(len(rows)), list(rows)[::-1])
+    titles = [title if len(title) <= _LONGEST else f"{title[: _LONGEST - 1]}…" for title in rows]
+    axes.set_yticks(range(len(rows)), titles[::-1], parse_math=False)  # a name is the user's, and no formula
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)

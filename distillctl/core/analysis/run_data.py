@@ -126,8 +126,30 @@ def _check_provenance(record: Mapping[str, Any], run: RunDirectory, path: str) -
         lacking.append("its status")
     if lacking:
         raise DataError(f"{path}/run.json: no provenance: it lacks {', '.join(lacking)}. Run it again with distillctl")
+    _check_facts(record, f"{path}/run.json")
     if not run.config_file.is_file():
         raise DataError(f"{path}/config.yaml: no provenance: there is no such file. Run it again with distillctl")
+
+
+_FACTS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "seconds": {"training": (int, float)},
+    "training": {"steps": (int,), "examples": (int,)},
+    "hardware": dict.fromkeys(("processor", "accelerator"), (str,)) | dict.fromkeys(("cores", "torch_threads"), (int,)),
+    "fingerprints": dict.fromkeys(("config", "data", "tokenizer", "teacher", "student_before"), (str,)),
+    "distillctl": {"version": (str,), "commit": (str,)},
+}
+"""What a report takes from run.json, and of which type; all of it may be missing or null."""
+_WORDS = {str: "text", int: "a whole number", float: "a number"}
+
+
+def _check_facts(record: Mapping[str, Any], where: str) -> None:
+    """DataError for a fact that is not of its type, by its name."""
+    for group, names in _FACTS.items():
+        facts = record.get(group)
+        for name, types in names.items():
+            value = facts.get(name) if isinstance(facts, Mapping) else None
+            if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
+                raise DataError(f"{where}: {group}.{name} should be {_WORDS[types[-1]]}. Found {value!r}")
 
 
 def _read_evaluation(run: RunDirectory, split: str, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -166,6 +188,9 @@ def _read_execution(metrics: Mapping[str, Any], where: Path) -> Mapping[str, Any
     facts = metrics.get(EXECUTION, {})
     if not isinstance(facts, Mapping) or (facts and not set(HOW_IT_RAN) <= facts.keys()):
         raise DataError(f"{where}: {EXECUTION} should say {', '.join(HOW_IT_RAN)}. Score the run again")
+    for name in HOW_IT_RAN if facts else ():
+        if isinstance(facts[name], list | dict):
+            raise DataError(f"{where}: {EXECUTION}.{name} should be one value. Found {facts[name]!r}")
     return facts
 
 

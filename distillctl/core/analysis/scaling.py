@@ -99,8 +99,7 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class BandFigures:
-    """Share of the ``windows`` in which the core ``terms``, those trained, lie pairwise within 0.5-2x, and who leaves it
-    when."""
+    """In which share of ``windows`` the trained core ``terms`` lie pairwise within 0.5-2x, and who leaves when."""
 
     terms: tuple[str, ...]
     windows: int

@@ -8,7 +8,6 @@ take losses and gradients as logged: another beta would have trained another stu
 
 from __future__ import annotations
 
-import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +114,7 @@ def advise(run: ScalingRun, window: int) -> BetaAdvice:
         apart=float(np.median(anchors.max(axis=0) / anchors.min(axis=0))),
         first=float(centres[0]),
         last=float(centres[-1]),
-        keep=now[0] >= ENOUGH or abs(math.log(run.beta / by_losses)) <= math.log(_NEAR),
+        keep=now[0] >= ENOUGH or 1 / _NEAR <= run.beta / by_losses <= _NEAR,
     )
 
 

@@ -27,6 +27,8 @@ class StepTimes(NamedTuple):
 def step_times(before: Sequence[RunData], after: Sequence[RunData]) -> StepTimes | str:
     """The two sides' seconds per step (seconds.training / training.steps of run.json), or why not to divide them.
 
+    They are of the whole phase: what scores dev and writes checkpoints on the way is in them.
+
     The first of ``before`` is a pair with the first of ``after``, and so on. A pair of which one run's seconds cannot
     be trusted is left out, and the rest is divided.
     """
@@ -57,7 +59,7 @@ def _why_times_differ(runs: Sequence[RunData]) -> str | None:
     if len(sizes) > 1:
         return f"optimizer steps of different sizes ({', '.join(map(str, sorted(sizes)))} samples)"
     if len({_machine(run) for run in runs}) > 1:
-        return "the runs were made on different hardware"
+        return "the runs were made on different hardware, or by different numbers of processes"
     return None
 
 
@@ -77,4 +79,5 @@ def _step_size(run: RunData) -> int:
 
 def _machine(run: RunData) -> tuple[Any, ...]:
     facts = run.facts("hardware")
-    return tuple(facts.get(name) for name in ("processor", "cores", "accelerator", "torch_threads"))
+    machine = (facts.get(name) for name in ("processor", "cores", "accelerator", "torch_threads"))
+    return (*machine, run.record.get("processes", 1))

@@ -54,9 +54,10 @@ def _kept(source: RunDirectory) -> Iterator[str]:
     """The files of a report, by their path in the run. run.json comes last: until then the copy is not finished."""
     yield source.config_file.name
     yield source.step_metrics_file.name
-    for folder in sorted((source.path / "evaluation").glob("*/")):
-        for name in ("metrics.json", "predictions.jsonl"):
-            yield f"evaluation/{folder.name}/{name}"
+    # One that was stopped has no metrics yet, and no report reads it.
+    for metrics in sorted((source.path / "evaluation").glob("*/metrics.json")):
+        for name in (metrics.name, "predictions.jsonl"):
+            yield f"evaluation/{metrics.parent.name}/{name}"
     for file in sorted((source.path / "analysis").glob("*.json")):
         yield f"analysis/{file.name}"
     yield source.record_file.name

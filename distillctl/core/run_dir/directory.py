@@ -273,8 +273,10 @@ class RunDirectory:
         """The values of config.yaml."""
         try:
             text = self.config_file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise UsageError(f"{self.config_file}: cannot be read: {error}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.config_file}: should be UTF-8: {error}") from error
         values = parse_yaml(text, str(self.config_file)).values
         if not isinstance(values, dict):
             raise DataError(f"{self.config_file}: should be a mapping of keys to values")
@@ -293,8 +295,10 @@ class RunDirectory:
         path = self.path / "evaluation" / _plain_name(split) / "predictions.jsonl"
         try:
             lines = read_stored(path).decode("utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise UsageError(f"{path}: cannot be read: {error}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: should be UTF-8: {error}") from error
         return [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line]
 
 

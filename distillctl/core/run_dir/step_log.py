@@ -209,6 +209,8 @@ def cut_after(path: Path, step: int) -> int:
 def _numbers(columns: Sequence[str], cells: Sequence[str], where: str) -> dict[str, float | None]:
     if len(cells) != len(columns):
         raise DataError(f"{where}: should have {len(columns)} cells. Found {len(cells)}")
+    if not cells[0]:
+        raise DataError(f"{where}: should start with a step. Found a blank")
     try:
         return {name: float(cell) if cell else None for name, cell in zip(columns, cells, strict=True)}
     except ValueError as error:

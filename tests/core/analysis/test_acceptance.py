@@ -83,7 +83,7 @@ def test_wall_time_of_the_runs(seconds: float, ratio: str, verdict: str, tmp_pat
     one = criterion(compared(tmp_path, [Arm()], [Arm(seconds=seconds)]), WALL)
     assert one.verdict == verdict
     assert one.measured.startswith(f"{ratio} = ")
-    assert "per optimizer step of 8 samples (seconds.training / training.steps of run.json)" in one.measured
+    assert "per optimizer step of 8 samples (seconds.training / training.steps of run.json), scoring" in one.measured
 
 
 def test_wall_time_is_per_step(tmp_path: Path) -> None:
@@ -108,6 +108,7 @@ def test_wall_time_of_several_pairs_is_the_ratio_of_means(tmp_path: Path) -> Non
             "optimizer steps of different sizes .8, 16 samples",
         ),
         (Arm(record={"hardware": {"processor": "another"}}), "different hardware"),
+        (Arm(record={"processes": 8}), "different numbers of processes"),
     ],
 )
 def test_wall_time_that_cannot_be_compared_is_not_measured(arm: Arm, words: str, tmp_path: Path) -> None:

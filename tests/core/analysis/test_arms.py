@@ -113,6 +113,11 @@ def test_the_report_names_them(runs: dict[str, RunData]) -> None:
     assert draw_plots(comparison)["arms.png"].startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", [r"$\foo$", "a_$x$", "日本語", "long " * 60])
+def test_any_name_is_drawn_as_it_is(runs: dict[str, RunData], name: str) -> None:
+    assert draw_plots(compared(runs, **{name: ["c14"]}))["arms.png"].startswith(b"\x89PNG")
+
+
 def test_a_seed_that_no_baseline_has(runs: dict[str, RunData], tmp_path: Path) -> None:
     other = made(tmp_path / "c15", range(3), 15)
     with pytest.raises(UsageError, match=r"c15: seed 15, and no baseline has it \(14, 13\)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,32 @@ def test_a_run_without_provenance_is_refused(run: Path, change: Callable[[dict[s
     edit_json(run / "run.json", change)
     with pytest.raises(DataError, match=words):
         read_run(str(run), "validation")
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "words"),
+    [
+        ("training", "steps", "90", "training.steps should be a whole number. Found '90'"),
+        ("training", "examples", True, "training.examples should be a whole number"),
+        ("seconds", "training", "45 s", "seconds.training should be a number. Found '45 s'"),
+        ("hardware", "processor", ["x"], "hardware.processor should be text"),
+        ("fingerprints", "teacher", {"a": 1}, "fingerprints.teacher should be text"),
+        ("distillctl", "commit", 123, "distillctl.commit should be text. Found 123"),
+    ],
+)
+def test_facts_of_another_type_are_named(run: Path, group: str, name: str, value: object, words: str) -> None:
+    edit_json(run / "run.json", lambda record: record.setdefault(group, {}).update({name: value}))
+    with pytest.raises(DataError, match=re.escape(f"{run}/run.json: {words}")):
+        read_run(str(run), "validation")
+
+
+def test_text_that_is_not_utf_8_is_bad_data(run: Path) -> None:
+    for name in (PREDICTIONS, "config.yaml"):
+        before = (run / name).read_bytes()
+        (run / name).write_bytes(before + b"\xe9\n")
+        with pytest.raises(DataError, match="should be UTF-8"):
+            read_run(str(run), "validation")
+        (run / name).write_bytes(before)
 
 
 def test_a_run_without_its_configuration_is_refused(run: Path) -> None:

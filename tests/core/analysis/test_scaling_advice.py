@@ -84,6 +84,12 @@ def test_without_both_kinds_there_is_nothing_to_recommend(losses: dict[str, floa
     assert advise(run_of(Log(losses=losses), beta=beta), 100) == BetaAdvice(current=beta)
 
 
+def test_a_beta_of_zero_is_not_kept() -> None:
+    found = advise(run_of(Log(scales={"semantic": 0.0}), beta=0.0), 100)
+    assert (found.current, found.keep) == (0.0, False)
+    assert found.by_losses == pytest.approx(math.sqrt(0.8) / 0.2)
+
+
 def test_a_semantic_loss_of_zero_gives_no_beta_by_losses() -> None:
     found = advise(run_of(Log(losses={"focal": 1.0, "jsd": 1.0, "semantic": 0.0}), beta=5.0), 100)
     assert (found.by_losses, found.by_gradients) == (None, pytest.approx(5.0))

@@ -56,6 +56,11 @@ def test_an_archive_of_an_archive_is_the_same(run: RunDirectory, tmp_path: Path)
     assert file_bytes(second.path) == file_bytes(first.path)
 
 
+def test_an_evaluation_that_was_stopped_is_left_out(run: RunDirectory, tmp_path: Path) -> None:
+    (run.folder("evaluation", "dev") / ".partial-1.jsonl").write_text("{}\n")
+    assert not (archive_run(run, tmp_path / "kept").path / "evaluation" / "dev").exists()
+
+
 def test_a_changed_file_is_not_vouched_for(run: RunDirectory, tmp_path: Path) -> None:
     run.step_metrics_file.write_text(run.step_metrics_file.read_text().replace("0.5", "0.4", 1))
     with pytest.raises(DataError, match=r"step_metrics\.csv changed since"):
