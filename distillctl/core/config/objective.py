@@ -168,9 +168,8 @@ class ObjectiveConfig(Section):
     )
     max_auxiliary_share: Annotated[float, Field(gt=0, le=10)] | None = Field(
         default=defaults.MAX_AUXILIARY_SHARE,
-        description="Limit for |gradient of semantic + contrastive| / |gradient of focal + jsd| at the "
-        "logits; "
-        "null is no limit.",
+        description="Limit for |gradient of semantic + contrastive| / |gradient of focal + jsd| at the logits, by "
+        "running means of the steps before; null is no limit.",
     )
     critical_tokens: CriticalTokensConfig = Field(
         default=CriticalTokensConfig(),
