@@ -31,11 +31,13 @@ _QUOTED = "|".join(
     )
 )
 _COMMENT = {"python": r"#[^\n]*", "java": r"//[^\n]*|/\*.*?\*/"}
-# What decides where a statement ends. A newline after a backslash or before a dot does not end it.
+# A next line that goes on with the statement; in Java whatever blank lines and comments lie between.
+_GOES_ON = {"python": r"[ \t]*\.", "java": rf"(?:\s|{_COMMENT['java']})*(?:[.:?]|&&|\|\|)"}
+# What decides where a statement ends. A newline after a backslash or before what goes on does not end it.
 _PARTS = {
     language: re.compile(
         rf"{_QUOTED}|(?P<comment>{comment})|(?P<open>[(\[{{])|(?P<close>[)\]}}])|"
-        r"\\\n|(?P<end>\n)(?![ \t]*\.)",
+        rf"\\\n|(?P<end>\n)(?!{_GOES_ON[language]})",
         re.DOTALL,
     )
     for language, comment in _COMMENT.items()
@@ -110,7 +112,8 @@ def _parse_assertions(value: Any, language: str, where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: assertions should be a list of texts")
     for text in texts:
         _check_text(text, "assertions", where)
-    lines = [line for text in texts for line in logical_lines(text, language) if line]
+    found = [line for text in texts for line in logical_lines(text, language)]
+    lines = [line for line in found if _without_comments(line, language).strip()]
     if not lines:
         raise DataError(f"{where}: assertions are empty: a record needs at least one to learn from")
     for line in lines:
@@ -129,16 +132,17 @@ def _check_masks(masked: str, assertions: int, where: str) -> None:
     if len(masks) not in (1, assertions) or masks != [MASK.format(index) for index in range(len(masks))]:
         found = ", ".join(mask[:20] for mask in masks[:4]) + ", ..." * (len(masks) > 4)
         raise DataError(
-            f"{where}: the masks of test_method_masked do not match the number of assertions, {assertions}: "
-            f"write {MASK.format(0)}, {MASK.format(1)}, ... one for each in order, or {MASK.format(0)} "
-            f"alone. Found {found}"
+            f"{where}: the masks of test_method_masked do not match the number of assertions, {assertions} without "
+            f"comments and blank ones: write {MASK.format(0)}, {MASK.format(1)}, ... one for each in order, or "
+            f"{MASK.format(0)} alone. Found {found}"
         )
 
 
 def logical_lines(text: str, language: str) -> list[str]:
     """Cuts a text into statements, each joined to one line; one that cannot be joined keeps its line breaks.
 
-    A line ends a statement unless a bracket is open or the next line goes on with a dot.
+    A line ends a statement unless a bracket is open or the next line goes on with a dot; in Java also with ``:``,
+    ``?``, ``&&`` or ``||``, and behind comments.
     """
     if "\n" not in text:
         return [text.strip()]
@@ -163,11 +167,15 @@ def join_java(statement: str) -> str:
     if "\n" not in statement or '"""' in statement:
         return statement
     joined = ""
-    for line in _PARTS["java"].sub(lambda part: "" if part["comment"] else part[0], statement).split("\n"):
+    for line in _without_comments(statement, "java").split("\n"):
         piece = line.strip()
         glued = not joined or joined[-1] in "([" or piece[:1] in (".", ",", ")", "]")
         joined += piece if glued or not piece else f" {piece}"
     return joined
+
+
+def _without_comments(text: str, language: str) -> str:
+    return _PARTS[language].sub(lambda part: "" if part["comment"] else part[0], text)
 
 
 def is_header(row: Mapping[str, Any]) -> bool:

@@ -196,6 +196,11 @@ def test_one_mask_per_assertion_or_one_for_all(masked: str, valid: bool) -> None
             ["assertThat(x).isEqualTo(2);", "assertTrue(y);"],
         ),
         ("java", "assertEquals(  // why\n  '(',/* a\n b */ x);\nf();", ["assertEquals('(', x);", "f();"]),
+        ("java", "assertThat(x)\n    // why\n\n    .isEqualTo(1);\nf();", ["assertThat(x).isEqualTo(1);", "f();"]),
+        ("java", "assertThat(x) // why\n    /* a\n b */ .isEqualTo(1);", ["assertThat(x).isEqualTo(1);"]),
+        ("java", 'assert x == 1\n    : "no";', ['assert x == 1 : "no";']),
+        ("java", "assert a\n    && b\n    || c;\nassert d;", ["assert a && b || c;", "assert d;"]),
+        ("java", "assertTrue(a)\nassertTrue(b)", ["assertTrue(a)", "assertTrue(b)"]),
         ("java", 'assertEquals("""\n  x""", y);', ['assertEquals("""\n  x""", y);']),
     ],
 )
@@ -212,6 +217,21 @@ def test_cutting_lines_takes_any_text(text: str, language: str) -> None:
         assert lines == [text.strip()]
     flat = "".join("".join(lines).split())
     assert not set(flat) - set(text)
+
+
+@pytest.mark.parametrize(
+    ("language", "texts", "kept"),
+    [
+        ("python", ["# why", "assert x  # it is"], ["assert x  # it is"]),
+        ("python", "# why\nassert x", ["assert x"]),
+        ("java", ["", "// why\nassertTrue(x);", "/* a\n b */"], ["assertTrue(x);"]),
+    ],
+)
+def test_comments_are_no_assertions(language: str, texts: object, kept: list[str]) -> None:
+    row = {**ROW, "language": language, "test_method_masked": "<extra_id_0>", "assertions": texts}
+    assert list(parse_record(row, "here").assertions) == kept
+    with pytest.raises(DataError, match="the number of assertions, 1 without comments and blank ones"):
+        parse_record({**row, "test_method_masked": "<extra_id_0> <extra_id_1>"}, "here")
 
 
 def test_missing_file_and_directory_are_usage_errors(tmp_path: Path) -> None:
