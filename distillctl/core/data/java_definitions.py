@@ -124,9 +124,12 @@ def types_under_test(test_class: str) -> Iterator[str]:
     """Names that the type under test may have, the likeliest first.
 
     ``StringUtilsTrimTest``: ``StringUtilsTrim``, ``StringUtils``, ``String``. ``AbstractMapTest``: ``AbstractMap``,
-    then without its last words, then ``Map``.
+    then without its last words, then ``Map``. ``TestPlanTests``: ``TestPlan``, then as ``TestPlan`` itself would be.
     """
+    bare = _AFTER_NAME.sub("", test_class)
     name = _AFTER_NAME.sub("", _BEFORE_NAME.sub("", test_class))
+    if bare not in (test_class, name):
+        yield bare
     words = _WORD.findall(name)
     if "".join(words) != name:
         yield name

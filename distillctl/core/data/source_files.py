@@ -33,9 +33,13 @@ _JAVA_TEST = re.compile(r"(Test|Tests|TestCase|IT|ITCase)\.java$|^Test[A-Z0-9_]\
 
 
 def is_java_test(parts: Sequence[str]) -> bool:
-    """The same of a Java file. What lies below ``main`` is none, whatever its package is called (``org.x.test``)."""
+    """The same of a Java file.
+
+    What lies below the source set ``main`` (``src/main``) is none, whatever its package is called (``org.x.test``).
+    """
     folders = parts[:-1]
-    if "main" in folders and "test" not in folders[: folders.index("main")]:
+    main = next((n for n, name in enumerate(folders) if name == "main" and folders[:n][-1:] in ((), ("src",))), None)
+    if main is not None and "test" not in folders[:main]:
         return False
     return bool(_TEST_DIRECTORIES & set(folders)) or bool(_JAVA_TEST.search(parts[-1]))
 

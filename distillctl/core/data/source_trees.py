@@ -62,7 +62,7 @@ def source_trees(folders: Sequence[str], language: str | None, projects: Sequenc
 def tree_files(tree: SourceTree) -> PackageFiles:
     """The tree's files in its language, tests apart from sources. Links are not followed.
 
-    Raises UsageError for a folder that cannot be read, DataError where there is no test file.
+    Raises UsageError for a folder that cannot be read, DataError where there is no test file or one cannot be named.
     """
     tests: list[str] = []
     sources: list[str] = []
@@ -74,13 +74,24 @@ def tree_files(tree: SourceTree) -> PackageFiles:
             if path.suffix != _SUFFIXES[tree.language] or path.is_symlink():
                 continue
             parts = path.relative_to(tree.root).parts
-            (tests if _IS_TEST[tree.language](parts) else sources).append("/".join(parts))
+            is_test = _IS_TEST[tree.language](parts)
+            if is_test and not _is_utf8("/".join(parts)):  # its records would hold the name
+                raise DataError(f"{tree.root}: {name!a}: its name is not UTF-8. Rename it")
+            (tests if is_test else sources).append("/".join(parts))
     if not tests:
         raise DataError(
             f"{tree.root}: no {tree.language} test file below it (by their names, or in a folder test or tests). "
             "Give the project's own folder, and the right --language"
         )
     return PackageFiles(tree.project, "", tree.root, tuple(tests), tuple(sources), tree.language)
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _cannot_read(error: OSError) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from distillctl.core.data.java_parser import java_parser
 from distillctl.core.data.python_tests import one_line
+from distillctl.core.data.records import join_java
 from distillctl.core.errors import DataError
-from distillctl.core.evaluation.lines import OTHER, assertion_kind, call_names, normalise_whitespace
+from distillctl.core.evaluation.lines import OTHER, assertion_kind, call_names
 
 if TYPE_CHECKING:
     from tree_sitter import Node
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 _MASK = re.compile(r"<extra_id_(\d+)>")
 _PLACEHOLDER = re.compile(r"_distillctl_mask_\d+_")
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
-_JAVA_GLUE = re.compile(r"\s*\n\s*(?=[.,)])|(?<=\()\s*\n\s*")
 
 Position = tuple[int, int]  # (line from 1, column from 0 in UTF-8 bytes), as ``ast`` counts
 
@@ -136,5 +136,5 @@ def _java_assertions(root: Node) -> Iterator[tuple[int, int]]:
 
 
 def _java_line(statement: bytes) -> str:
-    """One logical line; only a text block keeps its line breaks."""
-    return normalise_whitespace(_JAVA_GLUE.sub("", statement.decode("utf-8", "replace")))
+    """One logical line, joined as golds are; only a text block keeps its line breaks."""
+    return join_java(statement.decode("utf-8", "replace").replace("\r\n", "\n")).strip()

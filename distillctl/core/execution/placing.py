@@ -9,9 +9,12 @@ copy of the tree would have to be imported anew for each prediction; an overlay 
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 
 from distillctl.core.data.found_tests import FoundTest, with_line_feeds
@@ -114,17 +117,29 @@ def put(place: Place, prediction: str) -> PlacedTest:
     places = [_rows(test, index, lines) for index in place.assertions]
     spans: list[tuple[Position, Position]] = []
     shift = 0  # lines that earlier texts added
-    for ((row, column), (end_row, end_column)), text in zip(
-        places, _share_out(split_lines(prediction), len(places)), strict=True
-    ):
-        row, end_row = row + shift, end_row + shift
+    changed, wider = -1, 0  # the row in the file where the last text ended, and bytes that were added to that row
+    for (start, end), text in zip(places, _share_out(split_lines(prediction), len(places)), strict=True):
+        row, end_row = start[0] + shift, end[0] + shift
+        column, end_column = (place[1] + (wider if place[0] == changed else 0) for place in (start, end))
         before, after = lines[row][:column], lines[end_row][end_column:]
+        if before.strip() or after.strip():  # a comment would take the rest of the line with it
+            text = [_without_comment(line) for line in text]
         new = _indented(text, before)
         spans.append(((test.line + row, column), (test.line + row + len(new) - 1, len(new[-1]))))
+        changed, wider = end[0], len(new[-1]) - end[1]
         new[-1] += after
         lines[row : end_row + 1] = new
         shift += len(new) - (end_row - row + 1)
     return PlacedTest(test.qualified_name, test.line, _shell(test, lines), tuple(spans))
+
+
+def _without_comment(line: str) -> str:
+    """A line of Python without the comment at its end; as it is where it is no Python."""
+    with suppress(tokenize.TokenError, SyntaxError):
+        for token in tokenize.generate_tokens(StringIO(line).readline):
+            if token.type == tokenize.COMMENT:
+                return line[: token.start[1]].rstrip()
+    return line
 
 
 def _share_out(lines: Sequence[str], masks: int) -> list[list[str]]:

@@ -139,6 +139,9 @@ def test_of_several_files_the_one_in_the_test_s_package_and_part_of_the_tree_cou
         ("Test", ["Test"]),
         ("Foo_BarTest", ["Foo_Bar"]),
         ("ITest", ["I"]),
+        ("TestPlanTests", ["TestPlan", "Plan"]),
+        ("TestUtilsTest", ["TestUtils", "Utils"]),
+        ("TestPlan", ["Plan"]),
     ],
 )
 def test_names_a_tested_type_may_have(name: str, expected: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def test_tests_are_told_from_sources_by_their_paths(tmp_path: Path) -> None:
         "a/BarTest.java",
         "a/TestBar.java",
         "a/BarIT.java",
+        "app/src/androidTest/java/com/x/ui/main/MainTest.java",
     ]
     sources = ["src/main/java/a/Foo.java", "src/main/java/org/x/test/Helper.java", "a/Testimony.java", "a/Contest.java"]
     ignored = [".git/ATest.java", "node_modules/ATest.java", "target/test/A.java", "a/FooTest.kt"]
@@ -103,6 +105,13 @@ def test_tests_are_told_from_sources_by_their_paths(tmp_path: Path) -> None:
     put(tmp_path, "pom.xml", "")
     (tmp_path / "LinkTest.java").symlink_to(tmp_path / "a/BarTest.java")
     assert files(tmp_path) == (tuple(sorted([*tests, "com/target/CTest.java"])), tuple(sorted(sources)))
+
+
+def test_a_test_whose_name_no_record_can_hold_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "tests/test_a.py", "def test_x():\n    assert 1\n")
+    (tmp_path / os.fsdecode(b"tests/test_\xe9.py")).write_text("def test_y():\n    assert 1\n")
+    with pytest.raises(DataError, match=r"'test_.+\.py': its name is not UTF-8\. Rename it$"):
+        files(tmp_path, "python")
 
 
 def test_python_trees_take_the_same_path(tmp_path: Path) -> None:

@@ -112,6 +112,11 @@ JAVA = {
         "void x() {\n  assertThat(\n      f(a,\n        b))\n      .isEqualTo(1);\n  <extra_id_0>\n}",
         "assertThat(f(a, b)).isEqualTo(1);",
     ),
+    "joined as golds are": (
+        "void x() {\r\n  assertEquals(1, // one\r\n      values[\r\n        0]);\r\n  <extra_id_0>\r\n}",
+        "assertEquals(1, values[0]);",
+    ),
+    "spaces of its own": ("void x() {\n  assertEquals( 1,  f() );\n  <extra_id_0>\n}", "assertEquals( 1,  f() );"),
     "statement": ('void x() {\n  assert a > 0 : "m  m";\n  <extra_id_0>\n}', 'assert a > 0 : "m  m";'),
     "inside a lambda": (
         "void x() {\n  assertTrue(a);\n  assertAll(() -> { assertTrue(b); <extra_id_0> });\n}",

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from distillctl.core.data.python_tests import read_tests
 from distillctl.core.data.records import Record
-from distillctl.core.execution.placing import find_place, put
+from distillctl.core.execution.placing import Place, find_place, put
 from tests.core.execution.shelf import TESTS, install_shelf
 
 
@@ -80,6 +81,29 @@ def test_all_masked_assertions_are_replaced_line_by_line(
         "    assert 3",
     ]
     assert placed_lines(both, "assert 1")[0][2:] == ["    assert 1", "    pass"]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "line"),
+    [
+        ("assert x\nassert longer < 5", "    assert x; assert longer < 5; y = 2"),
+        ("assert é == 1234567\nassert x", "    assert é == 1234567; assert x; y = 2"),
+        ("assert x # one\nassert z # two", "    assert x; assert z; y = 2"),
+        ("assert x\nassert y\nassert z", "    assert x; assert y; assert z; y = 2"),
+        ("assert '#'", "    assert '#'; pass; y = 2"),
+        ("", "    pass; pass; y = 2"),
+    ],
+)
+def test_masks_that_share_a_line(tmp_path: Path, prediction: str, line: str) -> None:
+    source = "def test_it():\n    x = 1\n    assert x == 1; assert x < 5; y = 2\n    assert y\n"
+    (tmp_path / "test_it.py").write_text(source)
+    (test,) = read_tests(source).tests
+    placed = put(Place("p", tmp_path, "test_it.py", test, (0, 1)), prediction)
+    lines = placed.source.split("\n")
+    assert lines == ["def test_it():", "    x = 1", line, "    assert y", ""]
+    compile(placed.source, "test_it.py", "exec")
+    inside = [lines[row - 1].encode()[column:end].decode() for (row, column), (_, end) in placed.spans]
+    assert "; ".join(inside) + "; y = 2" == line.strip()
 
 
 def test_what_no_package_has_has_no_place(records: dict[str, Record]) -> None:
