@@ -15,17 +15,20 @@ from distillctl.core.data.corpus import cache_directory
 from distillctl.core.data.mining import canonical_name, dependency_names, installed_version
 from distillctl.core.data.records import Record
 from distillctl.core.errors import DataError
-from distillctl.core.execution.outcomes import TIMEOUT, Verdict
+from distillctl.core.execution.outcomes import Verdict
 from distillctl.core.execution.placing import package_files
 from distillctl.core.execution.session import Limits
 from distillctl.core.run_dir import read_json, write_atomically
 
-EXECUTION_VERSION = 1
+EXECUTION_VERSION = 2
 """Part of every cache's name: raise it when a gold may end otherwise than before."""
 
 
 class GoldCache:
-    """The verdicts of one package's golds. A timeout is not kept: the machine may have been busy.
+    """The verdicts of one package's golds, of those whose assertion was reached and judged.
+
+    What else may happen to a test is not kept: the machine may have been busy or out of memory, and an optional package
+    that a test asks for may be installed tomorrow.
 
     A file that is not what was written is forgotten: its golds are run again.
     """
@@ -44,7 +47,7 @@ class GoldCache:
 
     def add(self, found: Mapping[str, Verdict], records: Mapping[str, Record]) -> None:
         """Keeps verdicts by record id."""
-        kept = {_key(records[name]): verdict for name, verdict in found.items() if verdict.outcome != TIMEOUT}
+        kept = {_key(records[name]): verdict for name, verdict in found.items() if verdict.is_final}
         if not kept.keys() - self._verdicts.keys():
             return
         self._verdicts |= kept

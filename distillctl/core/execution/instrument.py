@@ -8,7 +8,8 @@ Runs inside the sandbox; standard library only. Two forms of one test:
 
 Which value an assertion inspects: the first operand of a comparison that is not constant, the operand of ``not``, what
 a ``len`` or ``isinstance`` looks at, the first argument of ``assertEqual`` and its like that is not constant, the
-callable of ``assertRaises``, the object itself of ``mock.assert_called()``. Equal expressions are rebound together.
+callable of ``assertRaises``, the object itself of ``mock.assert_called()`` and of its like with constant arguments.
+Equal expressions are rebound together.
 An assertion that inspects none, or only what Python itself has, asserts nothing, like ``assert True``.
 """
 
@@ -24,6 +25,14 @@ from typing import Any
 _VALUE = "_distillctl_value"
 _LOOKS_AT_ARGUMENT = {"isinstance", "issubclass", "hasattr", "callable", "len"}
 _EXPECTS_EXCEPTION = ("raises", "warns")
+_OF_MOCKS = (
+    "assert_called",
+    "assert_any_call",
+    "assert_has_calls",
+    "assert_awaited",
+    "assert_any_await",
+    "assert_has_awaits",
+)
 Span = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -120,7 +129,10 @@ def _inspected_argument(call: ast.Call) -> ast.expr | None:
         return call.func.value if isinstance(call.func, ast.Attribute) else None
     if name in ("asserttrue", "assertfalse", "assert_"):
         return _inspected_truth(arguments[0])
-    return _first_varying(arguments)
+    found = _first_varying(arguments)
+    if found is None and name.startswith(_OF_MOCKS) and isinstance(call.func, ast.Attribute):
+        return call.func.value
+    return found
 
 
 def _first_varying(nodes: Sequence[ast.expr]) -> ast.expr | None:
@@ -194,17 +206,49 @@ class _Witnessing(ast.NodeTransformer):
 
     def _denied(self, statement: ast.stmt, value: ast.expr) -> list[ast.expr]:
         """What a value must not be, by ``!=``, ``is not`` or ``not in``: only that would make the assertion fail."""
-        test = statement.test if isinstance(statement, ast.Assert) else None
-        if not isinstance(test, ast.Compare) or len(test.ops) != 1:
+        found = _denial(statement, value)
+        if found is None:
             return []
-        other = test.comparators[0] if value is test.left else test.left
-        if isinstance(test.ops[0], ast.NotEq | ast.IsNot):
+        left, denies_members, right = found
+        other = right if value is left else left
+        if not denies_members:
             return [other]
-        if isinstance(test.ops[0], ast.NotIn):
-            if value is test.left:
-                return [ast.Starred(self.call("members", other), ast.Load())]
-            return [other, ast.List([other], ast.Load())]
-        return []
+        if value is left:
+            return [ast.Starred(self.call("members", other), ast.Load())]
+        return [other, ast.List([other], ast.Load())]
+
+
+_DENYING = {"assertnotequal": False, "assertnotequals": False, "assertisnot": False, "assertnotin": True}
+"""Methods of unittest that deny their second argument of the first; whether as a container of it."""
+
+
+def _denial(statement: ast.stmt, value: ast.expr) -> tuple[ast.expr, bool, ast.expr] | None:
+    """(left, whether right is a container, right) of what an assertion denies of the value it inspects."""
+    if isinstance(statement, ast.Assert):
+        return _denied_truth(statement.test, value, negated=False)
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not call.args:
+        return None
+    name = last_name(call.func).lower()
+    if name in _DENYING and len(call.args) > 1:
+        return call.args[0], _DENYING[name], call.args[1]
+    if name in ("asserttrue", "assert_", "assertfalse"):
+        return _denied_truth(call.args[0], value, negated=name == "assertfalse")
+    return None
+
+
+def _denied_truth(node: ast.expr, value: ast.expr, *, negated: bool) -> tuple[ast.expr, bool, ast.expr] | None:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return _denied_truth(node.operand, value, negated=not negated)
+    if isinstance(node, ast.BoolOp):
+        part = next((part for part in node.values if _inspected_truth(part) is value), None)
+        return None if part is None else _denied_truth(part, value, negated=negated)
+    if not isinstance(node, ast.Compare) or len(node.ops) != 1:
+        return None
+    denying = (ast.Eq, ast.Is, ast.In) if negated else (ast.NotEq, ast.IsNot, ast.NotIn)
+    if not isinstance(node.ops[0], denying):
+        return None
+    return node.left, isinstance(node.ops[0], ast.In | ast.NotIn), node.comparators[0]
 
 
 class _Rebinding(ast.NodeTransformer):

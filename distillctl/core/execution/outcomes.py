@@ -21,6 +21,8 @@ assertion failed. ``error``: anything else went wrong, from a syntax error to th
 SKIPPED, NOT_COLLECTED, NOT_PLACED = "skipped", "not collected", "not in an installed package"
 """Further outcomes of a gold. Not collected: pytest finds no such test here (a missing module, a skipped file)."""
 
+UNTRIED = "whether it can fail was not tried to the end"
+"""The detail of a pass whose second run, with other values, ended early."""
 GOLD = "gold"
 EXECUTION = "execution"
 """The name of what running showed, in ``metrics.json`` and in the rows of ``predictions.jsonl``."""
@@ -53,6 +55,11 @@ class Verdict:
     def passed(self) -> bool:
         """Whether it passed, and asserted something."""
         return self.outcome == PASSED
+
+    @property
+    def is_final(self) -> bool:
+        """Whether its assertion was reached and judged, which another run on a quieter machine would not change."""
+        return self.outcome in (PASSED, FAILED, ASSERTS_NOTHING) and self.detail != UNTRIED
 
     @property
     def passed_and_can_fail(self) -> bool:

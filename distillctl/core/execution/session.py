@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distillctl.core.execution.outcomes import ERROR, TIMEOUT, Verdict, judge
+from distillctl.core.execution.outcomes import ERROR, TIMEOUT, UNTRIED, Verdict, judge
 from distillctl.core.execution.placing import Place, put
 from distillctl.core.execution.sandbox import TOTAL_BYTES, Isolation, Started
 
@@ -82,7 +82,10 @@ class Session:
         can_fail = False
         if verdict.passed:
             mutated = self._ask(job | {"mutated": True, "items": list(verdict.items)}, alone=alone)
-            can_fail = bool((mutated or {}).get("report", {}).get("can_fail"))
+            if mutated is not None and mutated["status"] == "ended":
+                can_fail = bool(mutated["report"].get("can_fail"))
+            else:
+                verdict = replace(verdict, detail=UNTRIED)
         return Verdict(verdict.outcome, can_fail, verdict.detail, verdict.items, alone)
 
     def _job(self, place: Place, text: str, items: Sequence[str] | None) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distillctl.core.execution.gold_cache import GoldCache
-from distillctl.core.execution.outcomes import FAILED, PASSED, Verdict
+from distillctl.core.execution.outcomes import ERROR, FAILED, NOT_COLLECTED, PASSED, SKIPPED, TIMEOUT, UNTRIED, Verdict
 from distillctl.core.execution.sandbox import Isolation
 from distillctl.core.execution.session import Limits
 from tests.tiny import tiny_records
@@ -50,6 +51,23 @@ def damages(content: bytes) -> Iterator[bytes]:
 
 def test_what_was_kept_comes_back(file: Path) -> None:
     assert remembered() == VERDICTS
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Verdict(TIMEOUT),
+        Verdict(ERROR, detail="the process that ran it died"),
+        Verdict(NOT_COLLECTED, detail="No module named 'tables'"),
+        Verdict(SKIPPED, detail="needs xarray"),
+        Verdict(PASSED, detail=UNTRIED, items=("a",)),
+    ],
+)
+def test_what_another_day_may_change_is_not_kept(file: Path, verdict: Verdict) -> None:
+    name, record = next(iter(RECORDS.items()))
+    other = replace(record, id="another")
+    GoldCache("numpy", LIMITS).add({name: verdict}, {name: other})
+    assert GoldCache("numpy", LIMITS).get(other) is None
 
 
 def test_damage_is_forgotten_and_never_another_verdict(file: Path) -> None:

@@ -65,10 +65,27 @@ MEANINGFUL = [
     "self.assertIn('a', text)",
     "self.assertRaises(ZeroDivisionError, divide, 1, 0)",
     "mock.assert_called()",
+    "mock.assert_any_call(1, 'a')",
+    "mock.assert_called_once_with(1, 'a')",
+    "assert not x == 4",
+    "assert not (x in [4, 5])",
+    "assert not text is y",
+    "assert x != 4 and 4 != x",
+    "assert not x == 4 or y",
+    "self.assertNotEqual(x, 4)",
+    "self.assertIsNot(text, y)",
+    "self.assertNotIn(x, [4, 5])",
+    "self.assertNotIn('z', text)",
+    "self.assertTrue(x != 4)",
+    "self.assertFalse(x == 4)",
+    "self.assertFalse(not x == 3)",
     "with self.assertRaises(ZeroDivisionError): divide(1, 0)",
     "if x: assert text == 'abc'",
 ]
 HOLLOW = [
+    "assert not x != x",
+    "assert x != x + 1",
+    "self.assertFalse(x != x)",
     "assert x == x",
     "assert len(text) == len(text)",
     "assert isinstance(x, object)",
@@ -91,7 +108,7 @@ EMPTY = [
 
 def names() -> dict[str, Any]:
     mock = Mock()
-    mock()
+    mock(1, "a")
     return {"x": 3, "y": None, "text": "abc", "divide": lambda a, b: a / b, "mock": mock}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,23 @@ def test_predictions_end_as_they_deserve(records: dict[str, Record], session: Se
         found = session.run(place, text)
         got = ERROR if found.outcome == SKIPPED else found.outcome
         assert (got, found.can_fail) == (expected, able), (name, text, found)
+
+
+@pytest.mark.parametrize("answer", [None, {"status": "timeout"}, {"status": "died"}])
+def test_a_pass_whose_second_run_ended_early_is_not_final(
+    records: dict[str, Record], session: Session, monkeypatch: pytest.MonkeyPatch, answer: dict[str, str] | None
+) -> None:
+    """Else it would be remembered as one that cannot fail, which a quieter machine would not say."""
+    place, ask = find_place(records["test_fixture@0"]), Session._ask
+    assert place is not None
+    assert session.run(place, "assert size == 3").is_final
+
+    def asked(self: Session, job: dict[str, Any], *, alone: bool) -> dict[str, Any] | None:
+        return answer if job["mutated"] else ask(self, job, alone=alone)
+
+    monkeypatch.setattr(Session, "_ask", asked)
+    found = session.run(place, "assert size == 3")
+    assert (found.outcome, found.can_fail, found.is_final) == (PASSED, False, False)
 
 
 def test_at_most_some_parameter_sets_are_run_evenly_spaced(records: dict[str, Record], session: Session) -> None:
