@@ -67,7 +67,7 @@ def rank(sweep: Sweep, results: Mapping[int, Result]) -> Ranking:
         results: scores by trial number.
 
     Raises:
-        DataError: trials that were not scored on the same records.
+        DataError: trials that were not scored on the same records, or not made from the same.
         RunError: no grid point has all its seeds.
     """
     _check_same_records(sweep, results)
@@ -129,4 +129,22 @@ def _check_same_records(sweep: Sweep, results: Mapping[int, Result]) -> None:
             raise DataError(
                 f"{one} and {other}: scored on different records of dev (other package versions, or a tokenizer that "
                 "drops some). Run the sweep anew in one environment, in another -o DIR"
+            )
+        _check_made_alike(sweep, first, number, results)
+
+
+_VARIED_BY = {"data": ("data.",), "teacher": ("teacher.",), "tokenizer": ("student.", "teacher.")}
+"""Settings by which a grid makes trials of different fingerprints on purpose."""
+
+
+def _check_made_alike(sweep: Sweep, one: int, other: int, results: Mapping[int, Result]) -> None:
+    """DataError where two trials learned from something else that the grid did not vary: it changed between them."""
+    there, here = results[one].made_from, results[other].made_from
+    for name, prefixes in _VARIED_BY.items():
+        varied = any(axis.field.startswith(prefixes) for axis in sweep.axes)
+        if not varied and name in there and name in here and there[name] != here[name]:
+            raise DataError(
+                f"{sweep.text(sweep.trials[one])} and {sweep.text(sweep.trials[other])}: made from another {name} "
+                f"({there[name][:16]} and {here[name][:16]}), which changed in between. Run the sweep anew, in another "
+                "-o DIR"
             )

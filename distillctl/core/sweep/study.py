@@ -11,7 +11,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,15 +37,23 @@ FileSums = Mapping[str, tuple[int, int, int]]
 """Per file of the scored split (named by a hash): true positives, false positives, false negatives."""
 
 
+MADE_FROM = ("data", "teacher", "tokenizer")
+"""The fingerprints of a run by which trials of one sweep are told to be of one kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a trial scored. ``f1`` in points of 100; ``records`` is the fingerprint of what it was scored on."""
+    """What a trial scored. ``f1`` in points of 100; ``records`` is the fingerprint of what it was scored on.
+
+    ``made_from`` are those of what it was trained on and learned from (:data:`MADE_FROM`), as far as it said them.
+    """
 
     f1: float
     files: FileSums
     records: str
     samples: int
     seconds: float
+    made_from: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,7 @@ class Study:
                 "seconds": round(result.seconds, 3),
                 "records": result.records,
                 "samples": result.samples,
+                "made_from": dict(result.made_from),
                 "files": {name: list(sums) for name, sums in result.files.items()},
             },
             result.f1,
@@ -176,7 +185,7 @@ def _result(trial: FrozenTrial) -> Result:
     facts = trial.user_attrs
     files = {name: (int(tp), int(fp), int(fn)) for name, (tp, fp, fn) in facts["files"].items()}
     assert trial.value is not None
-    return Result(trial.value, files, facts["records"], facts["samples"], facts["seconds"])
+    return Result(trial.value, files, facts["records"], facts["samples"], facts["seconds"], facts.get("made_from", {}))
 
 
 def _search_space(sweep: Sweep) -> dict[str, list[Any]]:

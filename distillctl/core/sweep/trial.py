@@ -27,7 +27,7 @@ from distillctl.core.models.encoders import load_encoder
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory
 from distillctl.core.sweep.plan import SPLIT, Sweep, Trial
-from distillctl.core.sweep.study import FileSums, Result
+from distillctl.core.sweep.study import MADE_FROM, FileSums, Result
 from distillctl.core.training.accelerator import make_accelerator, resolve_precision
 
 _COUNTS = [COLUMNS.index(name) for name in ("tp", "fp", "fn")]
@@ -74,7 +74,9 @@ class TrainedTrial:
                 torch.cuda.empty_cache()
         run = read_run(config.output_dir, SPLIT)
         score = float(f1(run.sums.sum(axis=0)))
-        return Result(score, file_sums(run), run.facts("fingerprints")[SPLIT], len(run.rows), seconds)
+        said = run.facts("fingerprints")
+        made_from = {name: said[name] for name in MADE_FROM if name in said}
+        return Result(score, file_sums(run), said[SPLIT], len(run.rows), seconds, made_from)
 
     def _train(self, config: Config, reporter: Reporter) -> float:
         """Trains, from the last checkpoint where a worker died in this trial; returns the seconds in all."""

@@ -34,6 +34,9 @@ def study_in(folder: Path, sweep: Sweep) -> Study:
     return Study(sweep, sqlite_url(folder / "sweep.db"))
 
 
+MADE_FROM = {"data": "d", "teacher": "t", "tokenizer": "k"}
+
+
 def result(right: int, records: str = "dev", uneven: bool = True) -> Result:
     """Of each file's samples, about ``right`` answered rightly; files differ from each other."""
     files = {}
@@ -41,7 +44,7 @@ def result(right: int, records: str = "dev", uneven: bool = True) -> Result:
         tp = min(SAMPLES, max(0, right + (number % 3 - 1) * uneven))
         files[f"file{number:02}"] = (tp, SAMPLES - tp, SAMPLES - tp)
     done = sum(tp for tp, _, _ in files.values())
-    return Result(100 * done / (FILES * SAMPLES), files, records, FILES * SAMPLES, 1.5)
+    return Result(100 * done / (FILES * SAMPLES), files, records, FILES * SAMPLES, 1.5, MADE_FROM)
 
 
 class Silent:

@@ -82,3 +82,20 @@ def test_one_file_gives_no_interval() -> None:
     ranking = rank(planned(HERE, "beta=3,5"), {0: alone, 1: alone})
     assert ranking.best.low is None
     assert ranking.ranks[1].verdict == TIED
+
+
+@pytest.mark.parametrize("name", ["data", "teacher", "tokenizer"])
+def test_trials_that_learned_from_something_else_are_not_ranked(name: str) -> None:
+    """The sweep was stopped, a file was replaced in place, and the same command was given again."""
+    made = {"data": "d" * 64, "teacher": "t" * 64, "tokenizer": "k" * 64}
+    first, later = replace(result(2), made_from=made), replace(result(9), made_from=made | {name: "0" * 64})
+    with pytest.raises(
+        DataError, match=rf"scale=3.* and .*scale=7.*: made from another {name} \({made[name][:16]} and 0{{16}}\)"
+    ):
+        rank(planned(HERE), {0: first, 1: first, 2: later})
+    assert rank(planned(HERE), {0: first, 1: result(4), 2: first}).ranks  # what did not say is not compared
+
+
+def test_a_grid_may_vary_what_is_learned_from() -> None:
+    first, later = (replace(result(n), made_from={"teacher": str(n), "tokenizer": "k"}) for n in (2, 9))
+    assert rank(planned(HERE, "teacher.model=one,two"), {0: first, 1: later}).ranks
