@@ -133,18 +133,22 @@ def _check_same_records(sweep: Sweep, results: Mapping[int, Result]) -> None:
         _check_made_alike(sweep, first, number, results)
 
 
-_VARIED_BY = {"data": ("data.",), "teacher": ("teacher.",), "tokenizer": ("student.", "teacher.")}
-"""Settings by which a grid makes trials of different fingerprints on purpose."""
+_VARIED_BY = {
+    "data": ("other records", ("data.",)),
+    "teacher": ("another teacher", ("teacher.",)),
+    "tokenizer": ("another tokenizer", ("student.", "teacher.")),
+}
+"""What another fingerprint means, and the settings by which a grid makes such trials on purpose."""
 
 
 def _check_made_alike(sweep: Sweep, one: int, other: int, results: Mapping[int, Result]) -> None:
     """DataError where two trials learned from something else that the grid did not vary: it changed between them."""
     there, here = results[one].made_from, results[other].made_from
-    for name, prefixes in _VARIED_BY.items():
+    for name, (words, prefixes) in _VARIED_BY.items():
         varied = any(axis.field.startswith(prefixes) for axis in sweep.axes)
         if not varied and name in there and name in here and there[name] != here[name]:
             raise DataError(
-                f"{sweep.text(sweep.trials[one])} and {sweep.text(sweep.trials[other])}: made from another {name} "
+                f"{sweep.text(sweep.trials[one])} and {sweep.text(sweep.trials[other])}: made from {words} "
                 f"({there[name][:16]} and {here[name][:16]}), which changed in between. Run the sweep anew, in another "
                 "-o DIR"
             )
