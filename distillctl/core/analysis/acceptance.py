@@ -78,8 +78,9 @@ def _wall_time(comparison: Comparison) -> Criterion:
 def decisive_overhead(comparison: Comparison) -> tuple[Overhead | None, list[str]]:
     """The runs' overhead.json that counts, and which arms' objectives it is not about; (None, []) without any.
 
-    Of those about the objectives of both arms the one with the largest ratio; else the first, which decides nothing.
-    A ratio that somebody wrote by hand does not say what it is about, and is taken at its word.
+    Of those about the objectives of both arms the one with the largest ratio, if there are any of enough steps one of
+    those; else the first, which decides nothing. A ratio that somebody wrote by hand does not say what it is about: it
+    is taken at its word where nothing was measured.
     """
     found = [run.overhead for run in (*comparison.candidates, *comparison.baselines) if run.overhead]
     arms = {"baseline": comparison.baselines[0], "candidate": comparison.candidates[0]}
@@ -87,7 +88,7 @@ def decisive_overhead(comparison: Comparison) -> tuple[Overhead | None, list[str
     others = [[] if one.record is None else other_objectives(one.record, objectives) for one in found]
     fitting = [one for one, other in zip(found, others, strict=True) if not other]
     if fitting:
-        return max(fitting, key=lambda one: one.median), []
+        return max(fitting, key=lambda one: (one.record is not None, _blocks(one) >= FEWEST_BLOCKS, one.median)), []
     return (found[0], others[0]) if found else (None, [])
 
 
@@ -100,7 +101,7 @@ def _overhead(overhead: Overhead, others: Sequence[str]) -> Criterion:
     if others:
         reason = f"{overhead.source} is about another objective than that of the {' and the '.join(others)}"
         return Criterion(name, requirement, reason, NOT_MEASURED)
-    blocks = FEWEST_BLOCKS if overhead.record is None else overhead.record["ratio"]["blocks"]
+    blocks = _blocks(overhead)
     certain = overhead.high <= WALL_TIME and blocks >= FEWEST_BLOCKS
     verdict = _doubted(certain) if overhead.median <= WALL_TIME else NOT_MET
     median, low, high = (_ratio(value) for value in (overhead.median, overhead.low, overhead.high))
@@ -108,6 +109,11 @@ def _overhead(overhead: Overhead, others: Sequence[str]) -> Criterion:
     if blocks < FEWEST_BLOCKS:
         measured += f"; of {2 * blocks} steps, and {2 * FEWEST_BLOCKS} or more make an interval to be relied on"
     return Criterion(name, requirement, measured, verdict)
+
+
+def _blocks(overhead: Overhead) -> int:
+    """Of its interval; of one that was written by hand enough."""
+    return FEWEST_BLOCKS if overhead.record is None else int(overhead.record["ratio"]["blocks"])
 
 
 def _ratio(value: float) -> str:

@@ -42,11 +42,14 @@ class Arm:
     runs: tuple[RunData, ...]
     differences: Mapping[str, Difference]
 
-    def by_seed(self, metric: str) -> list[float]:
-        """Each run's difference from the baseline of its seed, in points."""
+    def by_seed(self, metric: str) -> list[tuple[str, float]]:
+        """Of each run the seed, and its difference from the baseline of that seed in points; in the seeds' order."""
         score = METRICS[metric]
-        pairs = zip(self.baselines, self.runs, strict=True)
-        return [float(score(run.sums.sum(axis=0)) - score(before.sums.sum(axis=0))) for before, run in pairs]
+        pairs = sorted(zip(self.baselines, self.runs, strict=True), key=lambda pair: pair[1].config.get("seed") or 0)
+        return [
+            (str(run.config.get("seed")), float(score(run.sums.sum(axis=0)) - score(before.sums.sum(axis=0))))
+            for before, run in pairs
+        ]
 
 
 @dataclass(frozen=True, eq=False)

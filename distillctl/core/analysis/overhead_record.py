@@ -170,6 +170,7 @@ def read_record(values: Mapping[str, Any], where: str) -> Mapping[str, Any] | No
             raise DataError(f"{where}: damaged: a ratio should name its two arms (arm, to)")
         for kind in ("whole_step", "without_optimizer"):
             read_ratio(found.get(kind), where)
+    read_ratio(values["ratio"], where)
     if {"shape", "batch_size", "teacher_mode"} - values["settings"].keys() or "blocks" not in values["ratio"]:
         raise DataError(f"{where}: damaged: it does not say how it was measured")
     return values

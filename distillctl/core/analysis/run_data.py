@@ -127,6 +127,8 @@ def _check_provenance(record: Mapping[str, Any], run: RunDirectory, path: str) -
     if lacking:
         raise DataError(f"{path}/run.json: no provenance: it lacks {', '.join(lacking)}. Run it again with distillctl")
     _check_facts(record, f"{path}/run.json")
+    if not isinstance(record.get("processes", 1), int):
+        raise DataError(f"{path}/run.json: processes should be a whole number. Found {record['processes']!r}")
     if not run.config_file.is_file():
         raise DataError(f"{path}/config.yaml: no provenance: there is no such file. Run it again with distillctl")
 
@@ -184,13 +186,17 @@ def _read_executions(stored: Sequence[Mapping[str, Any]], where: Path) -> Mappin
     return {row["id"]: row[EXECUTION] for row in stored if EXECUTION in row}
 
 
+_MAPPINGS = ("excluded", "gold_pass_rate_of_collected")
+
+
 def _read_execution(metrics: Mapping[str, Any], where: Path) -> Mapping[str, Any]:
     facts = metrics.get(EXECUTION, {})
     if not isinstance(facts, Mapping) or (facts and not set(HOW_IT_RAN) <= facts.keys()):
         raise DataError(f"{where}: {EXECUTION} should say {', '.join(HOW_IT_RAN)}. Score the run again")
     for name in HOW_IT_RAN if facts else ():
-        if isinstance(facts[name], list | dict):
-            raise DataError(f"{where}: {EXECUTION}.{name} should be one value. Found {facts[name]!r}")
+        if isinstance(facts[name], Mapping) != (name in _MAPPINGS) or isinstance(facts[name], list):
+            words = "a mapping" if name in _MAPPINGS else "one value"
+            raise DataError(f"{where}: {EXECUTION}.{name} should be {words}. Found {facts[name]!r}")
     return facts
 
 

@@ -75,8 +75,9 @@ def _against_baseline(comparison: Comparison) -> tuple[Arm, ...]:
 
 def _spread_cells(arm: Arm, metric: str) -> list[Cell]:
     by_seed = arm.by_seed(metric)
-    spread = mean_interval(by_seed)
-    shown = (", ".join(map(signed, by_seed)), signed(spread.mean), interval_text(spread.low, spread.high))
+    spread = mean_interval([difference for _, difference in by_seed])
+    each = ", ".join(f"{seed}: {signed(difference)}" for seed, difference in by_seed)
+    shown = (each, signed(spread.mean), interval_text(spread.low, spread.high))
     return [Cell(text) for text in shown]
 
 

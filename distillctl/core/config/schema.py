@@ -18,7 +18,6 @@ from pydantic_core import PydanticCustomError
 from distillctl.core.config import defaults
 from distillctl.core.config.objective import ObjectiveConfig
 from distillctl.core.config.section import Count, Section, Seed, Share, Text, Texts
-from distillctl.core.processes import launched
 
 DRAWN_INITS = ("random", "induction")
 """Values of ``student.init`` that draw new weights."""
@@ -324,8 +323,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _negatives_exist(self) -> Config:
-        _, _, processes = launched()
-        if self.objective.contrastive.is_active and self.training.step_batch_size * processes == 1:
+        if self.objective.contrastive.is_active and self.training.step_batch_size == 1:
             raise PydanticCustomError(
                 "negatives",
                 "objective.contrastive: a batch of one with in-batch negatives has no negatives. Raise "

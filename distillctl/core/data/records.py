@@ -31,8 +31,12 @@ _QUOTED = "|".join(
     )
 )
 _COMMENT = {"python": r"#[^\n]*", "java": r"//[^\n]*|/\*.*?\*/"}
-# A next line that goes on with the statement; in Java whatever blank lines and comments lie between.
-_GOES_ON = {"python": r"[ \t]*\.", "java": rf"(?:\s|{_COMMENT['java']})*(?:[.:?]|&&|\|\|)"}
+# A next line that goes on with the statement; in Java whatever blank lines and comments lie between. Nothing in it is
+# tried twice (atomic): a comment may hold thousands of slashes.
+_GOES_ON = {
+    "python": r"[ \t]*\.",
+    "java": r"(?>(?:\s++|//[^\n]*+|/\*(?>.*?\*/))*+)(?:[.:?]|&&|\|\||\+(?!\+))",
+}
 # What decides where a statement ends. A newline after a backslash or before what goes on does not end it.
 _PARTS = {
     language: re.compile(
@@ -142,7 +146,7 @@ def logical_lines(text: str, language: str) -> list[str]:
     """Cuts a text into statements, each joined to one line; one that cannot be joined keeps its line breaks.
 
     A line ends a statement unless a bracket is open or the next line goes on with a dot; in Java also with ``:``,
-    ``?``, ``&&`` or ``||``, and behind comments.
+    ``?``, ``+``, ``&&`` or ``||``, and behind comments.
     """
     if "\n" not in text:
         return [text.strip()]

@@ -38,7 +38,8 @@ def is_java_test(parts: Sequence[str]) -> bool:
     What lies below the source set ``main`` (``src/main``) is none, whatever its package is called (``org.x.test``).
     """
     folders = parts[:-1]
-    main = next((n for n, name in enumerate(folders) if name == "main" and folders[:n][-1:] in ((), ("src",))), None)
+    places = (n for n, name in enumerate(folders) if name == "main" and (n == 0 or folders[n - 1] == "src"))
+    main = next(places, None)
     if main is not None and "test" not in folders[:main]:
         return False
     return bool(_TEST_DIRECTORIES & set(folders)) or bool(_JAVA_TEST.search(parts[-1]))

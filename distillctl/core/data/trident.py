@@ -91,7 +91,7 @@ def read_logits(file: TridentFile, line: int, value: Any, tokens: int, widths: C
     Args:
         file, line: where it stands, for messages.
         value: the decoded JSON.
-        tokens: of the record's target, with its end.
+        tokens: of the record's target, special ones included.
         widths: numbers of logits that a token may have.
 
     Raises:

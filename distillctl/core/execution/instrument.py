@@ -122,7 +122,7 @@ def _looks_at_argument(node: ast.expr) -> bool:
 def _inspected_argument(call: ast.Call) -> ast.expr | None:
     """Of a call that is an assertion by its name."""
     name = last_name(call.func).lower()
-    arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+    arguments = _arguments(call)
     if any(word in name for word in _EXPECTS_EXCEPTION):
         return arguments[1] if len(arguments) > 1 else None
     if not arguments:
@@ -133,6 +133,11 @@ def _inspected_argument(call: ast.Call) -> ast.expr | None:
     if found is None and name.startswith(_OF_MOCKS) and isinstance(call.func, ast.Attribute):
         return call.func.value
     return found
+
+
+def _arguments(call: ast.Call) -> list[ast.expr]:
+    """Keywords as if they were in their order, as they mostly are."""
+    return [*call.args, *(keyword.value for keyword in call.keywords)]
 
 
 def _first_varying(nodes: Sequence[ast.expr]) -> ast.expr | None:
@@ -218,8 +223,12 @@ class _Witnessing(ast.NodeTransformer):
         return [other, ast.List([other], ast.Load())]
 
 
-_DENYING = {"assertnotequal": False, "assertnotequals": False, "assertisnot": False, "assertnotin": True}
-"""Methods of unittest that deny their second argument of the first; whether as a container of it."""
+_DENYING = dict.fromkeys(("assertnotequal", "assertnotequals", "assertnotalmostequal", "assertisnot"), False)
+_DENYING["assertnotin"] = True
+"""Methods of unittest that deny their second argument of the first; whether as a container of it.
+
+What ``assertNotRegex`` and ``assertNotIsInstance`` deny is no value that could be put there.
+"""
 
 
 def _denial(statement: ast.stmt, value: ast.expr) -> tuple[ast.expr, bool, ast.expr] | None:
@@ -227,13 +236,13 @@ def _denial(statement: ast.stmt, value: ast.expr) -> tuple[ast.expr, bool, ast.e
     if isinstance(statement, ast.Assert):
         return _denied_truth(statement.test, value, negated=False)
     call = statement.value if isinstance(statement, ast.Expr) else None
-    if not isinstance(call, ast.Call) or not call.args:
+    if not isinstance(call, ast.Call):
         return None
-    name = last_name(call.func).lower()
-    if name in _DENYING and len(call.args) > 1:
-        return call.args[0], _DENYING[name], call.args[1]
-    if name in ("asserttrue", "assert_", "assertfalse"):
-        return _denied_truth(call.args[0], value, negated=name == "assertfalse")
+    name, arguments = last_name(call.func).lower(), _arguments(call)
+    if name in _DENYING and len(arguments) > 1:
+        return arguments[0], _DENYING[name], arguments[1]
+    if name in ("asserttrue", "assert_", "assertfalse") and arguments:
+        return _denied_truth(arguments[0], value, negated=name == "assertfalse")
     return None
 
 

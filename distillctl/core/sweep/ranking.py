@@ -130,25 +130,30 @@ def _check_same_records(sweep: Sweep, results: Mapping[int, Result]) -> None:
                 f"{one} and {other}: scored on different records of dev (other package versions, or a tokenizer that "
                 "drops some). Run the sweep anew in one environment, in another -o DIR"
             )
-        _check_made_alike(sweep, first, number, results)
+    _check_made_alike(sweep, results)
 
 
 _VARIED_BY = {
     "data": ("other records", ("data.",)),
     "teacher": ("another teacher", ("teacher.",)),
     "tokenizer": ("another tokenizer", ("student.", "teacher.")),
+    "encoder": ("another encoder", ("encoder.", "teacher.", "training.bf16")),
 }
 """What another fingerprint means, and the settings by which a grid makes such trials on purpose."""
 
 
-def _check_made_alike(sweep: Sweep, one: int, other: int, results: Mapping[int, Result]) -> None:
+def _check_made_alike(sweep: Sweep, results: Mapping[int, Result]) -> None:
     """DataError where two trials learned from something else that the grid did not vary: it changed between them."""
-    there, here = results[one].made_from, results[other].made_from
     for name, (words, prefixes) in _VARIED_BY.items():
-        varied = any(axis.field.startswith(prefixes) for axis in sweep.axes)
-        if not varied and name in there and name in here and there[name] != here[name]:
-            raise DataError(
-                f"{sweep.text(sweep.trials[one])} and {sweep.text(sweep.trials[other])}: made from {words} "
-                f"({there[name][:16]} and {here[name][:16]}), which changed in between. Run the sweep anew, in another "
-                "-o DIR"
-            )
+        if any(axis.field.startswith(prefixes) for axis in sweep.axes):
+            continue
+        stated = [
+            (number, results[number].made_from[name]) for number in sorted(results) if name in results[number].made_from
+        ]
+        for number, here in stated:
+            first, there = stated[0]
+            if here != there:
+                raise DataError(
+                    f"{sweep.text(sweep.trials[first])} and {sweep.text(sweep.trials[number])}: made from {words} "
+                    f"({there[:16]} and {here[:16]}), which changed in between. Run the sweep anew, in another -o DIR"
+                )

@@ -37,7 +37,7 @@ FileSums = Mapping[str, tuple[int, int, int]]
 """Per file of the scored split (named by a hash): true positives, false positives, false negatives."""
 
 
-MADE_FROM = ("data", "teacher", "tokenizer")
+MADE_FROM = ("data", "teacher", "tokenizer", "encoder")
 """The fingerprints of a run by which trials of one sweep are told to be of one kind."""
 
 

@@ -74,7 +74,8 @@ class TrainedTrial:
                 torch.cuda.empty_cache()
         run = read_run(config.output_dir, SPLIT)
         score = float(f1(run.sums.sum(axis=0)))
-        said = run.facts("fingerprints")
+        said = {**run.facts("fingerprints")}
+        said |= {"encoder": run.facts("bank")["encoder"]} if run.facts("bank") else {}
         made_from = {name: said[name] for name in MADE_FROM if name in said}
         return Result(score, file_sums(run), said[SPLIT], len(run.rows), seconds, made_from)
 

@@ -136,7 +136,7 @@ class ConvertedCacheOpener:
             raise DataError(
                 f"{self.path}: this teacher cache comes from a file and lacks {len(missing):,} of "
                 f"{len(self._examples):,} examples (first {missing[0].key}), which only a teacher could add. Train on "
-                "the records of that file, with the settings it was converted with"
+                "the records of that file, with the settings it was converted with, or convert it again"
             )
         reporter.note(f"teacher cache {self.path}: {self.cache.facts['source']}, {UNVERIFIED}")
         return CachedTeacher(self.cache), self._facts()

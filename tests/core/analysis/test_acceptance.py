@@ -171,6 +171,14 @@ def test_of_several_overheads_the_largest_decides(plain: Comparison) -> None:
     assert criterion(several, "Wall time, overhead").verdict == "not met"
 
 
+def test_what_was_measured_well_decides_before_other_overheads(plain: Comparison) -> None:
+    before, after = (side[0].config["objective"] for side in (plain.baselines, plain.candidates))
+    found = [measurement(before, after, 1.04), measurement(before, after, 1.12, blocks=1), Overhead(1.2, 1.1, 1.3, "x")]
+    runs = tuple(replace(plain.candidates[0], overhead=one) for one in found)
+    several = replace(plain, candidates=runs, baselines=plain.baselines * 3)
+    assert criterion(several, "Wall time, overhead").measured.startswith("1.040")
+
+
 def test_an_overhead_just_above_the_limit_is_seen_to_be(plain: Comparison) -> None:
     overhead = Overhead(1.1004, 1.1, 1.1200001, "b1/analysis/overhead.json")
     measured = replace(plain, candidates=(replace(plain.candidates[0], overhead=overhead),))

@@ -223,11 +223,6 @@ BAD_SETTINGS = [
 ]
 
 
-def test_golds_of_other_processes_are_negatives_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    assert load_config(settings=["training.per_device_train_batch_size=1"]).training.step_batch_size == 1
-
-
 def test_one_directory_is_not_both_caches() -> None:
     messages = messages_of(settings=["teacher.cache_dir=one/place", "encoder.cache_dir=one/other/../place"])
     assert "are the same: each needs a directory of its own" in "\n".join(messages)

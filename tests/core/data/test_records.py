@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -200,6 +201,12 @@ def test_one_mask_per_assertion_or_one_for_all(masked: str, valid: bool) -> None
         ("java", "assertThat(x) // why\n    /* a\n b */ .isEqualTo(1);", ["assertThat(x).isEqualTo(1);"]),
         ("java", 'assert x == 1\n    : "no";', ['assert x == 1 : "no";']),
         ("java", "assert a\n    && b\n    || c;\nassert d;", ["assert a && b || c;", "assert d;"]),
+        ("java", 'assert x == 1\n    : "no"\n    + y;\n++z;', ['assert x == 1 : "no" + y;', "++z;"]),
+        (
+            "java",
+            "assertTrue(a);\n/* x */ assertTrue(b);\n/* y */ assertTrue(c)\n/* z */.foo();",
+            ["assertTrue(a);", "/* x */ assertTrue(b);", "assertTrue(c).foo();"],
+        ),
         ("java", "assertTrue(a)\nassertTrue(b)", ["assertTrue(a)", "assertTrue(b)"]),
         ("java", 'assertEquals("""\n  x""", y);', ['assertEquals("""\n  x""", y);']),
     ],
@@ -217,6 +224,14 @@ def test_cutting_lines_takes_any_text(text: str, language: str) -> None:
         assert lines == [text.strip()]
     flat = "".join("".join(lines).split())
     assert not set(flat) - set(text)
+
+
+@pytest.mark.parametrize("rule", ["/" * 50_000, "/**/" * 12_000, "// f(); \n" * 500, "/* " * 2_000, " \n" * 2_000])
+def test_a_comment_of_any_length_is_read_at_once(rule: str) -> None:
+    """Within a statement: what goes on behind it is looked for at every line end."""
+    started = time.process_time()
+    logical_lines(f"assertEquals(1,\n{rule}\n  f());\n{rule}\nassertTrue(x);", "java")
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(

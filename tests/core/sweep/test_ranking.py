@@ -85,16 +85,22 @@ def test_one_file_gives_no_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("data", "other records"), ("teacher", "another teacher"), ("tokenizer", "another tokenizer")]
+    ("name", "words"),
+    [
+        ("data", "other records"),
+        ("teacher", "another teacher"),
+        ("tokenizer", "another tokenizer"),
+        ("encoder", "another encoder"),
+    ],
 )
 def test_trials_that_learned_from_something_else_are_not_ranked(name: str, words: str) -> None:
     """The sweep was stopped, a file was replaced in place, and the same command was given again."""
-    made = {"data": "d" * 64, "teacher": "t" * 64, "tokenizer": "k" * 64}
+    made = {"data": "d" * 64, "teacher": "t" * 64, "tokenizer": "k" * 64, "encoder": "e" * 64}
     first, later = replace(result(2), made_from=made), replace(result(9), made_from=made | {name: "0" * 64})
     with pytest.raises(
-        DataError, match=rf"scale=3.* and .*scale=7.*: made from {words} \({made[name][:16]} and 0{{16}}\)"
+        DataError, match=rf"scale=5.* and .*scale=7.*: made from {words} \({made[name][:16]} and 0{{16}}\)"
     ):
-        rank(planned(HERE), {0: first, 1: first, 2: later})
+        rank(planned(HERE), {0: replace(first, made_from={}), 1: first, 2: later})
     assert rank(
         planned(HERE), {0: first, 1: replace(result(4), made_from={}), 2: first}
     ).ranks  # what did not say is not compared
