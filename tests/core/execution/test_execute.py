@@ -90,9 +90,9 @@ def test_all_systems_run_on_the_samples_whose_gold_passes(records: dict[str, Rec
     assert all(is_stored_execution(found.row(name)) for name in ids)
     assert found.row("another") is None
 
-    asked.clear()  # golds are remembered
+    asked.clear()  # golds are remembered, but for the skipped one: what it lacks may have been installed
     again = execute(chosen, {"student": systems["student"]}, LIMITS, most=9, workers=1)
-    assert asked == [WRONG]
+    assert sorted(asked) == sorted([chosen[2].target, WRONG])
     assert {name: one.outcome for name, one in again.golds.items()} == {
         name: one.outcome for name, one in found.golds.items()
     }
