@@ -9,8 +9,9 @@ import pytest
 
 from distillctl.core.analysis.acceptance import acceptance
 from distillctl.core.analysis.comparison import Comparison, compare
+from distillctl.core.analysis.drawing import to_png
 from distillctl.core.analysis.markdown import to_markdown
-from distillctl.core.analysis.plots import draw_plots
+from distillctl.core.analysis.plots import draw_plots, make_figures
 from distillctl.core.analysis.report import build_report, command_line
 from distillctl.core.analysis.run_data import RunData, read_run
 from distillctl.core.analysis.tables import arms_by_seed_table, arms_table, seeds_table
@@ -114,7 +115,7 @@ def test_the_report_names_them(runs: dict[str, RunData]) -> None:
 
 @pytest.mark.parametrize("name", [r"$\foo$", "a_$x$", "日本語", "long " * 60])
 def test_any_name_is_drawn_as_it_is(runs: dict[str, RunData], name: str) -> None:
-    assert draw_plots(compared(runs, **{name: ["c14"]}))["arms.png"].startswith(b"\x89PNG")
+    assert to_png(make_figures(compared(runs, **{name: ["c14"]}))["arms.png"]).startswith(b"\x89PNG")
 
 
 def test_a_seed_that_no_baseline_has(runs: dict[str, RunData], tmp_path: Path) -> None:
