@@ -78,15 +78,13 @@ class Session:
         """
         alone = alone or self._deaths >= MOST_DEATHS
         job = self._job(place, text, items)
-        verdict = judge(self._ask(job, alone=alone))
-        can_fail = False
+        verdict = replace(judge(self._ask(job, alone=alone)), alone=alone)
         if verdict.passed:
             mutated = self._ask(job | {"mutated": True, "items": list(verdict.items)}, alone=alone)
             if mutated is not None and mutated["status"] == "ended":
-                can_fail = bool(mutated["report"].get("can_fail"))
-            else:
-                verdict = replace(verdict, detail=UNTRIED)
-        return Verdict(verdict.outcome, can_fail, verdict.detail, verdict.items, alone)
+                return replace(verdict, can_fail=bool(mutated["report"].get("can_fail")))
+            return replace(verdict, detail=UNTRIED)
+        return verdict
 
     def _job(self, place: Place, text: str, items: Sequence[str] | None) -> dict[str, Any]:
         placed = put(place, text)

@@ -26,6 +26,7 @@ from distillctl.core.models.vocabulary import special_ids
 from distillctl.core.planning.estimate import Micro, training_flops
 from distillctl.core.planning.shapes import sequence_shape
 from distillctl.core.teacher.live import forced_logits
+from distillctl.core.training.accelerator import wait_for
 from distillctl.core.training.optimisation import make_optimizers
 
 SOURCE_TOKENS = 2048
@@ -95,10 +96,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     for _ in range(1 + MOST_RUNS):
         started = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        elif device.type == "mps":
-            torch.mps.synchronize()
+        wait_for(device)
         taken.append(time.perf_counter() - started)
         if len(taken) > 2 and sum(taken) > ENOUGH_SECONDS:
             break

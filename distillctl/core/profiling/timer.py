@@ -13,6 +13,7 @@ from torch.profiler import record_function
 
 from distillctl.core.analysis.overhead import StepTime
 from distillctl.core.phases import OTHER
+from distillctl.core.training.accelerator import wait_for
 
 
 class StepTimer:
@@ -34,7 +35,7 @@ class StepTimer:
 
     def start(self) -> None:
         """The step begins."""
-        self._wait()
+        wait_for(self._device)
         self._stack, self._marks = [OTHER], []
         self._started = time.perf_counter()
         self._mark()
@@ -42,7 +43,7 @@ class StepTimer:
     def stop(self) -> StepTime:
         """The step is over."""
         self._mark()
-        self._wait()
+        wait_for(self._device)  # on Apple's GPUs the parts are where the host waited
         seconds = time.perf_counter() - self._started
         parts: dict[str, float] = {}
         for (name, begins), (_, ends) in zip(self._marks, self._marks[1:], strict=False):
@@ -84,12 +85,6 @@ class StepTimer:
 
     def _between(self, begins: Any, ends: Any) -> float:
         return float(begins.elapsed_time(ends)) / 1000 if self._on_cuda else float(ends - begins)
-
-    def _wait(self) -> None:
-        if self._on_cuda:
-            torch.cuda.synchronize(self._device)
-        elif self._device.type == "mps":  # the step is timed rightly; its parts are where the host waited
-            torch.mps.synchronize()
 
 
 class TracedPhases:

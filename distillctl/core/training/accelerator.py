@@ -213,6 +213,14 @@ def _deepspeed_hidden() -> Iterator[None]:
             os.environ[DEEPSPEED] = asked
 
 
+def wait_for(device: torch.device) -> None:
+    """Returns when the device has done what it was given; a CPU has done it already."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def training_device(device: str) -> torch.device:
     """The device that a configuration's name (auto, cpu, cuda, cuda:N, mps) means here, as Accelerate would choose it.
 
