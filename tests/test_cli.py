@@ -369,7 +369,7 @@ def test_every_dedicated_option_sets_a_field_and_belongs_to_a_command() -> None:
     group: Any = typer.main.get_command(cli.app)
     spelled = {name for parameter in group.commands["train"].params for name in parameter.opts}
     spelled |= {name for parameter in group.commands["evaluate"].params for name in parameter.opts}
-    assert set(cli.OPTION_FIELDS) <= spelled
+    assert set(cli.options.OPTION_FIELDS) <= spelled
     assert set(group.commands) == set(COMMANDS)
 
 
