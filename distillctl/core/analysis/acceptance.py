@@ -38,10 +38,10 @@ def acceptance(comparison: Comparison) -> tuple[Criterion, ...]:
 
 
 def _f1(comparison: Comparison) -> Criterion:
-    """Met and significant means: the point estimate reaches the gain, and the interval excludes 0."""
+    """Met and significant means: the point estimate reaches the gain, and interval and p tell it from 0."""
     f1 = comparison.differences["f1"]
     reached = f1.difference >= F1_GAIN - TOLERANCE
-    verdict = _doubted(f1.excludes_zero) if reached else NOT_MET
+    verdict = _doubted(f1.is_shown) if reached else NOT_MET
     gain = signed(f1.difference, 2 if reached else digits_apart(f1.difference, F1_GAIN, 2))
     measured = f"{gain}, 95 % interval {interval_text(f1.low, f1.high)}, {p_equation(f1.p_value)}"
     return Criterion("F1", f"candidate - baseline >= +{F1_GAIN} points", measured, verdict)
@@ -53,8 +53,10 @@ def _doubted(certain: bool) -> Verdict:
 
 def _validity(comparison: Comparison) -> Criterion:
     valid = comparison.differences["valid_syntax"]
-    measured = f"{valid.candidate:.2f} against {valid.baseline:.2f} ({signed(valid.difference)})"
-    verdict = MET if valid.difference >= 0 else NOT_MET
+    not_below = valid.difference >= -TOLERANCE
+    digits = 2 if not_below else digits_apart(valid.difference, 0.0, 2)
+    measured = f"{valid.candidate:.{digits}f} against {valid.baseline:.{digits}f} ({signed(valid.difference, digits)})"
+    verdict = MET if not_below else NOT_MET
     return Criterion("Valid syntax", "not below the baseline", measured, verdict)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,7 +151,7 @@ def _in_order(first: RunData, run: RunData) -> RunData:
 
 
 def _two_runs(runs: Sequence[RunData]) -> bool:
-    return len(runs) > 1 and Path(runs[0].path).resolve() != Path(runs[1].path).resolve()
+    return len(runs) > 1 and not runs[0].is_same(runs[1])
 
 
 def _differences(before: Sequence[RunData], after: Sequence[RunData]) -> Mapping[str, Difference]:

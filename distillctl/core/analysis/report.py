@@ -22,7 +22,7 @@ from distillctl.core.analysis.document import (
 )
 from distillctl.core.analysis.executions import execution_blocks
 from distillctl.core.analysis.overhead_tables import ratios_table, terms_table
-from distillctl.core.analysis.settings import odd_ones_out, unlike_data, unlike_pairs
+from distillctl.core.analysis.settings import odd_ones_out, repeated, unlike_data, unlike_pairs
 from distillctl.core.analysis.summary import headline_tiles, summary
 from distillctl.core.analysis.tables import (
     arms_by_seed_table,
@@ -80,7 +80,7 @@ def notes_of(comparison: Comparison) -> list[str]:
     notes += unlike_data(comparison.all_runs) + unlike_pairs(comparison.baselines, comparison.candidates)
     notes += odd_ones_out(comparison.baselines, "baseline") + odd_ones_out(comparison.candidates, "candidate")
     for arm in comparison.others:
-        notes += odd_ones_out(arm.runs, arm.name)
+        notes += odd_ones_out(arm.runs, arm.name) + repeated(arm.runs, f"places of arm {arm.name}")
     return list(dict.fromkeys(notes))
 
 

@@ -62,6 +62,10 @@ class RunData:
         """Whether the run came to its end."""
         return bool(self.record["status"] == "finished")
 
+    def is_same(self, other: RunData) -> bool:
+        """Whether both are one run, wherever copies of it lie and however their paths are written."""
+        return self.record == other.record
+
     def facts(self, group: str) -> Mapping[str, Any]:
         """A group of facts in run.json, such as ``hardware``; empty where it was not noted."""
         found = self.record.get(group)

@@ -60,14 +60,17 @@ def unlike_pairs(baselines: Sequence[RunData], candidates: Sequence[RunData]) ->
         for before, after in zip(baselines, candidates, strict=True)
         if before.config.get("seed") != after.config.get("seed")
     ]
-    for runs in (baselines, candidates):
-        paths = [run.path for run in runs]
-        notes += [
-            f"{path} is in {paths.count(path)} pairs: the interval over pairs takes them for independent"
-            for path in dict.fromkeys(paths)
-            if paths.count(path) > 1
-        ]
-    return notes
+    return notes + repeated(baselines, "pairs") + repeated(candidates, "pairs")
+
+
+def repeated(runs: Sequence[RunData], where: str) -> list[str]:
+    """A note for each run that is several of ``runs``: an interval over them says too much."""
+    notes = []
+    for run in runs:
+        same = sum(run.is_same(other) for other in runs)
+        if same > 1:
+            notes.append(f"{run.path} is in {same} {where}: the interval over them takes them for independent")
+    return list(dict.fromkeys(notes))
 
 
 def provenance(run: RunData) -> dict[str, str]:

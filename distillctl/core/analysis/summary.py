@@ -37,8 +37,10 @@ def _change(f1: Difference) -> str:
     if f1.difference == 0 and f1.low == f1.high == 0:
         return "no difference in any resample"
     verb = "a gain" if f1.difference > 0 else "a loss"
-    if f1.excludes_zero:
+    if f1.is_shown:
         return f"{verb} of {abs(f1.difference):.2f} ({doubts})"
+    if f1.excludes_zero:
+        doubts += f": with {f1.clusters} files the interval may be too narrow"
     return f"{signed(f1.difference)}, which may be chance ({doubts})"
 
 
@@ -69,7 +71,7 @@ def _verdicts(criteria: Sequence[Criterion]) -> str:
 def headline_tiles(comparison: Comparison, criteria: Sequence[Criterion]) -> Tiles:
     """The difference in F1, and the verdict on each other criterion (F1 is the first of them)."""
     f1 = comparison.differences["f1"]
-    tone: Tone = "plain" if not f1.excludes_zero else "good" if f1.difference > 0 else "bad"
+    tone: Tone = "plain" if not f1.is_shown else "good" if f1.difference > 0 else "bad"
     first = Tile(
         "F1, candidate - baseline",
         signed(f1.difference),

@@ -48,6 +48,15 @@ class Difference:
         """Whether the interval lies on one side of 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether interval and p-value both tell the difference from 0.
+
+        Of a few clusters the interval is too narrow and p is not: without any difference it left 0 out in 37 % of 200
+        simulations with 2 clusters, in 14 % with 6, in 5 % with 10.
+        """
+        return self.excludes_zero and self.p_value < 1 - CONFIDENCE
+
 
 @dataclass(frozen=True, slots=True)
 class MeanInterval:

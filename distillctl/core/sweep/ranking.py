@@ -34,10 +34,10 @@ class Rank:
 
     @property
     def verdict(self) -> str:
-        """Best, worse, or not told apart: the interval of the difference to the best holds 0."""
+        """Best, worse, or not told apart: by the interval and the p-value of the difference to the best."""
         if self.to_best is None:
             return BEST
-        return WORSE if self.to_best.excludes_zero else TIED
+        return WORSE if self.to_best.is_shown else TIED
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,17 @@ def test_f1(plain: Comparison, difference: float, low: float | None, high: float
     assert criterion(with_difference(plain, "f1", found), "F1").verdict == verdict
 
 
+def test_f1_of_a_few_files_is_not_shown_by_an_interval_that_p_contradicts(plain: Comparison) -> None:
+    found = Difference(10.0, 14.65, 4.65, 3.57, 5.0, 0.253, 3)
+    assert criterion(with_difference(plain, "f1", found), "F1").verdict == "met, not significant"
+
+
+def test_validity_that_is_lower_by_less_than_is_shown_says_so(plain: Comparison) -> None:
+    found = Difference(76.95, 76.9471, -0.0029, -0.1, 0.1, 0.9, 12)
+    one = criterion(with_difference(plain, "valid_syntax", found), "Valid syntax")
+    assert (one.verdict, one.measured) == ("not met", "76.947 against 76.950 (-0.003)")
+
+
 def test_f1_says_what_was_measured(plain: Comparison) -> None:
     found = Difference(10.0, 10.72, 0.72, 0.1, 1.3, 0.0004, 12)
     one = criterion(with_difference(plain, "f1", found), "F1")

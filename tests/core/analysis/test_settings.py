@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from distillctl.core.analysis.run_data import RunData, read_run
-from distillctl.core.analysis.settings import odd_ones_out, provenance, setting_differences, unlike_data, unlike_pairs
+from distillctl.core.analysis.settings import (
+    odd_ones_out,
+    provenance,
+    repeated,
+    setting_differences,
+    unlike_data,
+    unlike_pairs,
+)
 from tests.core.analysis.arms import Arm, make_run
 
 
@@ -53,7 +61,7 @@ def test_pairs_that_are_no_pairs_are_noted(tmp_path: Path) -> None:
     assert unlike_pairs([one, one], [other, later]) == [
         f"{one.path} and {later.path} are a pair, and their seeds are 13 and 14: they did not see the records in the "
         "same order",
-        f"{one.path} is in 2 pairs: the interval over pairs takes them for independent",
+        f"{one.path} is in 2 pairs: the interval over them takes them for independent",
     ]
 
 
@@ -77,3 +85,15 @@ def test_what_is_unknown_is_a_dash_and_changes_are_told(tmp_path: Path) -> None:
     assert (facts["seed"], facts["torch"], facts["corpus"]) == ("-", "-", "-")
     installed = run(tmp_path / "2", Arm(record={"distillctl": {"version": "0.1.0", "commit": None, "dirty": None}}))
     assert provenance(installed)["commit"] == "installed package"
+
+
+def test_a_run_is_the_same_however_its_path_is_written(tmp_path: Path) -> None:
+    first = run(tmp_path / "1", Arm())
+    again = read_run(f"{tmp_path}/./1", "validation")
+    copied = read_run(str(shutil.copytree(tmp_path / "1", tmp_path / "copy")), "validation")
+    other = run(tmp_path / "2", Arm(record={"started_at": "2026-01-02T00:00:00+00:00"}))
+    assert repeated([first, other], "pairs") == []
+    assert repeated([first, again, copied, other], "places of arm x") == [
+        f"{one.path} is in 3 places of arm x: the interval over them takes them for independent"
+        for one in (first, again, copied)
+    ]

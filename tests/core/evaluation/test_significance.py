@@ -95,6 +95,14 @@ def test_a_system_against_itself() -> None:
     assert not same.excludes_zero
 
 
+def test_two_files_show_nothing_however_narrow_their_interval() -> None:
+    before, after = outcomes(np.array([1.0, 0, 1, 0])), outcomes(np.ones(4))
+    result = compare(before, after, ["a", "a", "b", "b"])
+    assert result.excludes_zero
+    assert result.p_value > 0.05
+    assert not result.is_shown
+
+
 def test_one_file_gives_no_interval() -> None:
     first, second, _ = two_systems()
     result = compare(first, second, ["only"] * len(first))
