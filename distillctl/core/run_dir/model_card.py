@@ -10,7 +10,9 @@ from distillctl.core.store.files import write_atomically
 
 CARD_NAME = "README.md"
 
+# The ids are those of data/encoding.py: put together as text, they would be other ones.
 _SNIPPET = """```python
+import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 folder = "path/to/this/folder"
@@ -19,9 +21,17 @@ model = AutoModelForSeq2SeqLM.from_pretrained(folder)
 
 test = "def test_add(self):\\n    total = add(2, 3)\\n    <extra_id_0>"
 focal = "def add(a, b):\\n    return a + b"
-text = test + " </s> " + focal
-inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length={max_source_length})
-outputs = model.generate(**inputs, max_new_tokens={max_target_length})
+
+
+def ids(text):
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+end = tokenizer.eos_token_id
+start = [token for token in tokenizer("").input_ids if token != end][:1]
+room = max(0, {max_source_length} - len(start + ids(test)) - 2)  # a test that leaves none was cut around its mask
+source = start + ids(test) + [end] + ids(focal)[:room] + [end]
+outputs = model.generate(torch.tensor([source]), max_new_tokens={max_target_length})
 print(tokenizer.decode(outputs[0], skip_special_tokens=True))
 ```"""
 

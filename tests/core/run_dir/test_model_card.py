@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 import yaml
 
+from distillctl.core.data.encoding import Encoder
+from distillctl.core.data.records import Record
 from distillctl.core.run_dir import write_model_card
+from tests.tokenizers import CODET5_SPECIALS, byte_level_bpe, roberta_bpe
 
 
 def card(folder: Path, **changes: Any) -> str:
@@ -49,9 +56,36 @@ def test_a_bar_or_a_line_break_does_not_break_a_table(tmp_path: Path) -> None:
 def test_the_snippet_is_python_with_the_right_lengths(tmp_path: Path) -> None:
     snippet = card(tmp_path).split("```python\n")[1].split("```")[0]
     compile(snippet, "card", "exec")
-    assert "max_length=144" in snippet
+    assert "room = max(0, 144 - " in snippet
     assert "max_new_tokens=48" in snippet
     assert 'focal = "def add(a, b):\\n    return a + b"' in snippet
+
+
+@pytest.mark.parametrize("length", [35, 144])
+@pytest.mark.parametrize("made", [byte_level_bpe, partial(roberta_bpe, specials=CODET5_SPECIALS)])
+def test_the_snippet_gives_the_model_the_ids_that_it_was_trained_on(
+    made: Callable[[Sequence[str], int], Any],
+    length: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = made(["def test_add(self):\n    total = add(2, 3)\n    return a + b"] * 9, 300)
+    asked: list[int] = []
+
+    class Model:
+        def generate(self, input_ids: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
+            asked.extend(input_ids[0].tolist())
+            assert max_new_tokens == 48
+            return input_ids
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda folder: tokenizer)
+    monkeypatch.setattr(transformers.AutoModelForSeq2SeqLM, "from_pretrained", lambda folder: Model())
+    names: dict[str, Any] = {}
+    exec(card(tmp_path, max_source_length=length).split("```python\n")[1].split("```")[0], names)
+    record = Record("x", "python", "p", "t.py", names["focal"], names["test"], ("assert total == 5",))
+    encoded = Encoder(tokenizer, length, 48).encode([record])
+    assert asked == list(encoded.examples[0].input_ids)
+    assert encoded.inputs_truncated == (length == 35)
 
 
 @pytest.mark.parametrize("metric", [0.0, 100.0])
