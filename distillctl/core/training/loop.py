@@ -81,19 +81,17 @@ class Trainer:
         gate_norms = self._pass_gate_or_stop() if checkpoint is None else {}
         self.stepper.spread()
         log = self._open_log(gate_norms, after=first if checkpoint else None)
-        epochs_done = math.floor(first * self.plan.step_size / self.plan.examples + 1e-9)
         with log, InterruptFlag() as interrupt, reporter.task("training", self.plan.steps) as task:
+            if self._scores_dev and self._ends_epoch(first) and str(first) not in self.state.dev_f1:
+                self._end_epoch(log, reporter)  # it was trained to its end, and what was to score it failed
             for number in range(first, self.plan.steps):
-                ended = number + 1 == self.plan.steps
                 row = self._step_or_skip(number, log, reporter)
                 if row is not None:
                     for name, ratio in self.stepper.rebalanced.items():
                         reporter.note(rebalance_note(number + 1, name, ratio, row[f"scale_{name}"]))
                     task.update(number + 1, note=progress_note(row))
-                epoch = math.floor(self.plan.epoch_after(number) + 1e-9)
-                ends_epoch = epoch > epochs_done or ended
+                ends_epoch = self._ends_epoch(number + 1)
                 if ends_epoch:
-                    epochs_done = epoch
                     self._end_epoch(log, reporter)
                 # After what may take long: who was interrupted meanwhile is heard too.
                 raised, terminated = self._anywhere(interrupt.raised, interrupt.terminated)
@@ -158,10 +156,24 @@ class Trainer:
         raised = torch.tensor([float(flag) for flag in flags], device=self.stepper.accelerator.device)
         return [count > 0 for count in self.stepper.accelerator.reduce(raised, reduction="sum").tolist()]
 
+    @property
+    def _scores_dev(self) -> bool:
+        return self.score_dev is not None and self.config.evaluation.on_epoch_end
+
+    def _ends_epoch(self, step: int) -> bool:
+        """Whether an epoch is complete, or the run, with that many steps and with no fewer."""
+        before, after = (self.plan.epoch_after(number) + 1e-9 for number in (step - 2, step - 1))
+        return step > 0 and (math.floor(after) > math.floor(before) or step == self.plan.steps)
+
     def _end_epoch(self, log: StepLog | SilentLog, reporter: Reporter) -> None:
-        if self.score_dev is not None and self.config.evaluation.on_epoch_end:
-            with self.whole_student() as student:
-                f1 = self.processes.share(partial(self.score_dev, student))
+        if self.score_dev is not None and self._scores_dev:
+            try:
+                with self.whole_student() as student:
+                    f1 = self.processes.share(partial(self.score_dev, student))
+            except BaseException:
+                if self.stepper.accelerator.num_processes == 1:  # of several, the others may be gone
+                    self._save(log)  # what the epoch learned outlives what kept it from being scored
+                raise
             self.state = replace(self.state, dev_f1={**self.state.dev_f1, str(self.state.step): f1})
             log.mirror(self.state.step, {"dev/f1": f1})
             epoch = self.state.step * self.plan.step_size / self.plan.examples

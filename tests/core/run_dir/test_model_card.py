@@ -17,6 +17,9 @@ from distillctl.core.data.records import Record
 from distillctl.core.run_dir import write_model_card
 from tests.tokenizers import CODET5_SPECIALS, byte_level_bpe, roberta_bpe
 
+TEST = "def test_add(self):\n    total = add(2, 3)\n    <extra_id_0>"
+FOCAL = "def add(a, b):\n    return a + b"
+
 
 def card(folder: Path, **changes: Any) -> str:
     values: dict[str, Any] = {
@@ -61,15 +64,17 @@ def test_the_snippet_is_python_with_the_right_lengths(tmp_path: Path) -> None:
     assert 'focal = "def add(a, b):\\n    return a + b"' in snippet
 
 
-@pytest.mark.parametrize("length", [35, 144])
+@pytest.mark.parametrize("cut", [0, 3])
 @pytest.mark.parametrize("made", [byte_level_bpe, partial(roberta_bpe, specials=CODET5_SPECIALS)])
 def test_the_snippet_gives_the_model_the_ids_that_it_was_trained_on(
     made: Callable[[Sequence[str], int], Any],
-    length: int,
+    cut: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokenizer = made(["def test_add(self):\n    total = add(2, 3)\n    return a + b"] * 9, 300)
+    record = Record("x", "python", "p", "t.py", FOCAL, TEST, ("assert total == 5",))
+    length = len(Encoder(tokenizer, 144, 48).encode([record]).examples[0].input_ids) - cut
     asked: list[int] = []
 
     class Model:
@@ -82,10 +87,10 @@ def test_the_snippet_gives_the_model_the_ids_that_it_was_trained_on(
     monkeypatch.setattr(transformers.AutoModelForSeq2SeqLM, "from_pretrained", lambda folder: Model())
     names: dict[str, Any] = {}
     exec(card(tmp_path, max_source_length=length).split("```python\n")[1].split("```")[0], names)
-    record = Record("x", "python", "p", "t.py", names["focal"], names["test"], ("assert total == 5",))
+    assert (names["test"], names["focal"]) == (TEST, FOCAL)
     encoded = Encoder(tokenizer, length, 48).encode([record])
     assert asked == list(encoded.examples[0].input_ids)
-    assert encoded.inputs_truncated == (length == 35)
+    assert encoded.inputs_truncated == (cut > 0)
 
 
 @pytest.mark.parametrize("metric", [0.0, 100.0])

@@ -287,6 +287,30 @@ def test_epochs_end_with_a_score_and_a_checkpoint_and_the_best_is_kept(make: Mak
     assert list(limit.run.checkpoints()) == [4, 6, 8]
 
 
+@pytest.mark.parametrize("failing", [1, 2])
+def test_an_epoch_whose_scoring_fails_is_kept_and_scored_when_the_run_goes_on(make: Make, failing: int) -> None:
+    settings = ["data.max_train_samples=16", "training.num_train_epochs=2", "evaluation.on_epoch_end=true"]
+    whole = make("whole", *settings, score_dev=lambda model: 1.0)
+    run(whole)
+    asked: list[int] = []
+
+    def fails(model: Any) -> float:
+        asked.append(len(asked) + 1)
+        if asked[-1] == failing:
+            raise RunError("out of memory")
+        return 1.0
+
+    trainer = make("run", *settings, score_dev=fails)
+    with pytest.raises(RunError, match="out of memory"):
+        run(trainer)
+    assert list(trainer.run.checkpoints()) == [2 * epoch for epoch in range(1, failing + 1)]
+    again = make("again", *settings, score_dev=lambda model: 1.0)
+    result = again.train(SilentReporter(), latest_checkpoint(trainer.run))
+    assert result.dev_f1 == {"2": 1.0, "4": 1.0}
+    assert distance(weights_of(whole.stepper.student), weights_of(again.stepper.student)) == 0
+    assert again.state.best_step == whole.state.best_step
+
+
 def test_scores_on_dev_can_be_off(make: Make) -> None:
     trainer = make("run", "evaluation.on_epoch_end=false", score_dev=lambda model: pytest.fail("scored"))
     assert run(trainer).dev_f1 == {}
