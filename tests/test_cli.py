@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -74,7 +75,12 @@ PLAIN_EVALUATE = {
     "unsafe_no_sandbox": False,
 }
 PLAIN_TRAIN = {"overwrite": False, "resume": False, "dry_run": False}
-TEACH = ["student.init=random", "output_dir=results/teacher", "data.max_train_samples=null"]
+TEACH = [
+    "student.init=random",
+    "output_dir=results/teacher",
+    "data.max_train_samples=null",
+    "objective.contrastive.weight=0",
+]
 
 # argv, command, the settings that give the same configuration, the other arguments of the call
 COMMIT = "abcdef0123" * 4
@@ -382,6 +388,19 @@ def test_every_command_and_option_has_help(command: str, capsys: pytest.CaptureF
     for parameter in group.commands[command].params:
         assert parameter.help, f"{command} {parameter.opts} has no help"
         assert (parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]) in shown
+
+
+def test_what_is_evaluated_does_not_hang_on_what_a_run_or_a_trial_scored(recorder: Recorder, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("evaluation: {split: dev, limit: 7, num_beams: 3}\n", encoding="utf-8")
+    for more, split, limit in (("", "validation", 0), (" --split dev --limit 5", "dev", 5)):
+        assert cli.run(f"evaluate {tmp_path}{more}".split()) == 0
+        scored = recorder.calls[-1][1].evaluation
+        assert (scored.split, scored.limit, scored.num_beams) == (split, limit, 3)
+
+
+def test_teach_has_no_negatives_and_takes_a_batch_of_one(recorder: Recorder) -> None:
+    assert cli.run(["teach", "--config", "embedded-teacher", "--set", "training.per_device_train_batch_size=1"]) == 0
+    assert not recorder.calls[-1][1].objective.contrastive.is_active
 
 
 def test_the_contrastive_schedule_is_documented(capsys: pytest.CaptureFixture[str]) -> None:

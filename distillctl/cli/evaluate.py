@@ -63,8 +63,9 @@ def evaluate(
 ) -> None:
     """Score a run's student, or any encoder-decoder model, on all of a split.
 
-    A run brings its own settings; --config, --set and the options below override them. Stopped and started again, it
-    goes on where it was.
+    A run brings its own settings; --config, --set and the options below override them. What is scored is all of
+    validation whatever files say: --split and --limit (or --set) choose otherwise. Stopped and started again, it goes
+    on where it was.
     """
     options = {
         "--split": split,
@@ -78,8 +79,10 @@ def evaluate(
     with errors_as_exit_codes(debug):
         own = Path(target) / "config.yaml"
         files = [str(own)] if own.is_file() else []
-        # A training scores a sample of the split to save time; whoever asks for an evaluation wants all of it.
-        resolved = resolve([*files, *(config or ())], ["evaluation.limit=0", *(settings or ())], options)
+        # A training scores a sample of the split to save time, a sweep's trial another split; whoever asks for an
+        # evaluation wants what the help says.
+        whole = ["evaluation.limit=0", "evaluation.split=validation"]
+        resolved = resolve([*files, *(config or ())], [*whole, *(settings or ())], options)
         from distillctl.commands import evaluate as command
 
         command.run(

@@ -34,6 +34,9 @@ TEACH_BASE: Mapping[str, Any] = {
 }
 """Where ``teach`` starts from otherwise than ``train``: a new model, on all records."""
 
+TEACH_WITHOUT: Mapping[str, Any] = {"objective.contrastive.weight": 0, "objective.contrastive.log_only": False}
+"""It has cross-entropy alone: no negatives, so that a batch of one is fine."""
+
 
 def train(
     config: ConfigFiles = None,
@@ -134,7 +137,7 @@ def teach(
         "--device": device,
     }
     with errors_as_exit_codes(debug, several=True):
-        resolved = resolve(config, settings, options, TEACH_BASE)
+        resolved = resolve(config, settings, options, TEACH_BASE, over={"teach": TEACH_WITHOUT})
         from distillctl.commands import teach as command
 
         command.run(resolved, overwrite=overwrite)

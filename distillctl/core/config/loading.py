@@ -74,13 +74,13 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def find_config(name: str, beside: Path | None = None) -> Path:
-    """The file that ``name`` means: a path, a path relative to the folder ``beside``, or a shipped config.
+    """The file that ``name`` means: a path relative to the folder ``beside``, a path, or a shipped config.
 
     ``trident``, ``trident.yaml`` and ``configs/trident.yaml`` all find the shipped one where there is no such
     file.
     """
     given = Path(name)
-    for path in (given, *([beside / given] if beside is not None else [])):
+    for path in (*([beside / given] if beside is not None else []), given):
         if _is_file(path):
             return path
     shipped = shipped_configs()
@@ -167,7 +167,8 @@ def _merged(lower: Mapping[str, Any], layer: Layer, problems: list[str], path: t
             result[key] = value
         elif isinstance(value, Mapping):
             result[key] = _merged(result[key], layer, problems, here)
-        elif value is not None or key == "weight":  # a null section has all its keys commented out
+        # In a file a null section has all its keys commented out; on the command line it was meant to say something.
+        elif value is not None or key == "weight" or layer.source.startswith("--set"):
             problems.append(not_a_section(layer, here, value))
     return result
 

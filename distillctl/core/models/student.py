@@ -145,6 +145,12 @@ def _layer_counts(settings: StudentConfig, shape: Any, halve: bool) -> dict[str,
                 f"student.{stack}_layers: {counts[stack]} layers cannot be taken from a teacher with {there}. "
                 f"Use at most {there}, or student.init=random"
             )
+    # transformers 5 makes the cache of a T5 decoder as deep as the encoder: such a student could not write.
+    if "num_decoder_layers" in shape.to_dict() and counts["decoder"] > counts["encoder"]:
+        raise UsageError(
+            f"student.decoder_layers: a {shape.model_type} decoder of {counts['decoder']} layers behind an encoder of "
+            f"{counts['encoder']} cannot generate in transformers. Use at most as many as student.encoder_layers"
+        )
     return counts
 
 

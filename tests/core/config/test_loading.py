@@ -74,6 +74,20 @@ def test_a_file_extends_another_beside_it_and_a_shipped_one(tmp_path: Path) -> N
     assert (config.seed, config.data.mask, config.objective.semantic_loss_scale) == (5, "all", 1.0)
 
 
+def test_a_parent_is_the_file_beside_whatever_lies_where_the_command_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seed in (("base.yaml", 1), ("loss-improvements-v1.yaml", 2)):
+        write(tmp_path, name, f"seed: {seed}\n")
+    (tmp_path / "conf").mkdir()
+    write(tmp_path / "conf", "base.yaml", "seed: 3\n")
+    path = write(tmp_path / "conf", "own.yaml", "extends: base.yaml\n")
+    shipped = load_config(["trident"])
+    monkeypatch.chdir(tmp_path)
+    assert load_config([path]).seed == 3
+    assert load_config(["trident"]) == shipped
+
+
 def test_a_file_that_extends_itself_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", "extends: b.yaml\n")
     path = write(tmp_path, "b.yaml", "extends: a.yaml\n")
@@ -178,6 +192,7 @@ BAD_SETTINGS = [
     ("objective.jsd.temprature=1", "did you mean objective.jsd.temperature?"),
     ("zzz=1", "unknown key zzz: known here are seed, device"),
     ("extends=trident", "unknown key extends"),
+    ("objective.contrastive=null", "objective.contrastive should be a mapping"),
     ("seed=1.5", "--set seed should be a whole number. Found 1.5"),
     ("seed=-1", "--set seed should be at least 0. Found -1"),
     ("seed='3'", "should be a whole number"),

@@ -19,6 +19,7 @@ from distillctl.core.models.student import (
     prepare_student,
     seed_dropout,
     set_dropout,
+    shaped_config,
     with_layers,
 )
 from tests.tiny import Tiny, distance, tiny_teacher, weights_of
@@ -95,7 +96,8 @@ def test_a_named_architecture_keeps_its_number_of_layers(tiny: Tiny) -> None:
     student = make_student(StudentConfig(model=str(tiny.teacher), init="random"), teacher)
     assert layer_count(student.config, "encoder") == 2
     assert distance(weights_of(student), weights_of(tiny_teacher(tiny.tokenizer))) > 0.1
-    student = make_student(StudentConfig(model=str(tiny.teacher), init="teacher-layers", encoder_layers=1), teacher)
+    settings = StudentConfig(model=str(tiny.teacher), init="teacher-layers", encoder_layers=1, decoder_layers=1)
+    student = make_student(settings, teacher)
     assert torch.equal(student.shared.weight, teacher.shared.weight)
     assert layer_count(student.config, "encoder") == 1
 
@@ -104,7 +106,8 @@ def test_more_layers_than_the_teacher_has_is_a_usage_error(tiny: Tiny) -> None:
     teacher = tiny_teacher(tiny.tokenizer)
     with pytest.raises(UsageError, match=r"student\.decoder_layers: 3 layers cannot be taken from a teacher with 2"):
         make_student(StudentConfig(decoder_layers=3), teacher)
-    assert layer_count(make_student(StudentConfig(init="random", decoder_layers=3), teacher).config, "decoder") == 3
+    deeper = StudentConfig(init="random", encoder_layers=3, decoder_layers=3)
+    assert layer_count(make_student(deeper, teacher).config, "decoder") == 3
 
 
 def test_another_width_than_the_teachers_is_a_data_error(tiny: Tiny, tmp_path: Any) -> None:
@@ -189,3 +192,10 @@ def test_dropout_depends_on_seed_step_and_process_alone() -> None:
     places = [(13, 0, 0), (13, 0, 1), (13, 1, 0), (14, 0, 0)]
     assert len({drawn(*place) for place in places}) == len(places)
     assert [drawn(*place) for place in places] == [drawn(*place) for place in places]
+
+
+def test_a_t5_decoder_deeper_than_its_encoder_is_refused(tiny: Tiny) -> None:
+    teacher = tiny_teacher(tiny.tokenizer, num_layers=3, num_decoder_layers=3)
+    assert shaped_config(StudentConfig(encoder_layers=2, decoder_layers=2), teacher.config).num_decoder_layers == 2
+    with pytest.raises(UsageError, match=r"student.decoder_layers: a t5 decoder of 2 layers behind an encoder of 1"):
+        shaped_config(StudentConfig(encoder_layers=1, decoder_layers=2), teacher.config)
