@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,6 +47,31 @@ READABLE = 110
 TONE_STYLES = {"good": "green", "bad": "bold red", "unsure": "yellow", "plain": ""}
 
 
+class _Console(Console):
+    """Whose reader may leave, as ``| head`` does: nothing is shown any more, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Instead of ending the process."""
+        self.quiet = True
+        leave_stdout()
+
+
+def leave_stdout() -> None:
+    """Throws away what is written to stdout from now on, and what waits in its buffer."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def write_plainly(text: str) -> None:
+    """``text`` alone on stdout, for other programs; nothing happens if they have gone."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave_stdout()
+
+
 class _Bar:
     def __init__(self, progress: Progress, title: str, total: int | None) -> None:
         self._progress = progress
@@ -68,7 +95,7 @@ class ConsoleReporter:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(soft_wrap=True, highlight=False, quiet=launched()[0] != 0)
+        self.console = console or _Console(soft_wrap=True, highlight=False, quiet=launched()[0] != 0)
 
     def note(self, text: str) -> None:
         """One line that stays. The text is shown as it is: it may hold brackets from files."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillctl.console import TONE_STYLES, ConsoleReporter
+from distillctl.console import TONE_STYLES, ConsoleReporter, write_plainly
 from distillctl.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def run(path: str, *, window: int = 100, check: bool = False, as_json: bool = Fa
     assessed = assess_scaling(data, analyse(data, window))
     record = json.dumps(to_record(assessed), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if as_json:
-        sys.stdout.write(record)
+        write_plainly(record)
     else:
         _show(assessed, ConsoleReporter())
     folder = RunDirectory(Path(path)).analysis

@@ -47,7 +47,8 @@ class Subject:
     @property
     def home(self) -> RunDirectory | None:
         """The run, if the scores go into its own directory."""
-        return self.run if self.run is not None and self.folder == self.run.path else None
+        own = self.run is not None and self.folder.resolve() == self.run.path.resolve()
+        return self.run if own else None
 
 
 @dataclass

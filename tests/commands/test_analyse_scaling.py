@@ -230,3 +230,17 @@ def test_nothing_is_written_through_a_link_out_of_the_run(tmp_path: Path, capsys
     assert cli.run(["analyse-scaling", path]) == 5
     assert "leads out of the run directory" in capsys.readouterr().err
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_reader_who_leaves_does_not_end_the_work(tmp_path: Path, more: list[str]) -> None:
+    path = write_log(tmp_path / "run", AWAY)
+    started = subprocess.Popen(
+        [sys.executable, "-m", "distillctl", "analyse-scaling", path, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert started.stdout is not None
+    started.stdout.close()
+    assert (started.communicate()[1], started.returncode) == (b"", 0)
+    assert {file.name for file in Path(path, "analysis").iterdir()} == FILES

@@ -119,6 +119,16 @@ def test_a_run_may_be_scored_elsewhere(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out/evaluation/validation/metrics.json").is_file()
 
 
+@pytest.mark.parametrize("spelled", ["{}", "./{}/"])
+def test_a_run_named_as_its_own_output_is_written_to_as_such(
+    run: Path, spelled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    assert cli.run(["evaluate", run.name, "-o", spelled.format(run.name), "--no-teacher"]) == 0
+    assert RunDirectory.open(run).changed_files() == []
+    assert "validation" in RunDirectory.open(run).record()["evaluations"]
+
+
 def test_any_model_is_scored_on_any_records(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distillctl.core.errors import DataError, RunError
+from distillctl.core.models.head import float32_head
 from distillctl.core.models.vocabulary import padded_ids
 
 # Greedy decoding goes in stages of this many tokens: most assertions end in the first, and only the rows that
@@ -199,7 +200,9 @@ def _decoding_mode(
     model.generation_config = config
     cast(Any, model).eval()
     try:
-        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        # The head is in float32 as in training: else the same weights would write other texts when scored later.
+        head = float32_head(model) if bf16 else nullcontext()
+        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16), head:
             yield
     finally:
         model.generation_config = stored

@@ -52,6 +52,20 @@ def run_head_in_float32(model: Any) -> None:
 
 
 @contextmanager
+def float32_head(model: Any) -> Iterator[None]:
+    """While open, a model's LM head is a :class:`Float32Head`, be it one already or not."""
+    head = model.get_output_embeddings()
+    if isinstance(head.forward, Float32Head):
+        yield
+        return
+    run_head_in_float32(model)
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+@contextmanager
 def head_at(model: Any, places: Tensor) -> Iterator[bool]:
     """While open, a model's head sees the given positions only. Says whether it does: other families take all.
 

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, T5Config, T5
 from distillctl.core.errors import DataError, RunError
 from distillctl.core.evaluation import decoding
 from distillctl.core.evaluation.decoding import DecodingSettings, decode, decode_groups
+from distillctl.core.models.head import Float32Head, run_head_in_float32
 
 SPECIALS = ["<pad>", "</s>", "<unk>", *(f"<extra_id_{index}>" for index in range(4))]
 
@@ -237,21 +238,37 @@ def test_batches_keep_the_limits() -> None:
 def test_bf16_is_autocast_for_decoding_only(
     model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    dtypes: set[torch.dtype] = set()
-    hook = model.lm_head.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
+    dtypes: set[tuple[str, torch.dtype]] = set()
+    watched = {"trunk": model.encoder.block[0].layer[0].SelfAttention.q, "head": model.lm_head}
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output, name=name: dtypes.add((name, output.dtype)))
+        for name, module in watched.items()
+    ]
     examples = [Example([9, 8, 7]), Example([20])]
     try:
         assert len(decode(model, tokenizer, examples, max_new_tokens=4, bf16=True, device="cpu")) == 2
-        assert dtypes == {torch.bfloat16}
+        # As in training, whose students are scored with the head that they have there.
+        assert dtypes == {("trunk", torch.bfloat16), ("head", torch.float32)}
+        assert "forward" not in vars(model.lm_head)
         dtypes.clear()
         decode(model, tokenizer, examples, max_new_tokens=4)
-        assert dtypes == {torch.float32}
+        assert dtypes == {("trunk", torch.float32), ("head", torch.float32)}
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     # autocast must not leave inference tensors behind for the next training step
     model.train()
     model(input_ids=torch.tensor([[9]]), labels=torch.tensor([[8]])).loss.backward()
     model.zero_grad()
+
+
+def test_a_head_in_float32_stays_one(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    trained = copy.deepcopy(model)
+    run_head_in_float32(trained)
+    examples = [Example([9, 8, 7]), Example([20])]
+    texts = decode(trained, tokenizer, examples, max_new_tokens=8, bf16=True)
+    assert isinstance(trained.lm_head.forward, Float32Head)
+    assert decode(model, tokenizer, examples, max_new_tokens=8, bf16=True) == texts
 
 
 def test_device_memory_that_runs_out_names_what_decoding_takes(
