@@ -121,4 +121,7 @@ def resolve(
     for option, other in (("--data", "data.packages"), ("--packages", "data.path")):
         if option in given and not {"--data", "--packages"} <= given.keys():
             given[option][other] = None
-    return load_config(files or (), settings or (), {**given, **(over or {})}, base)
+    config = load_config(files or (), settings or (), {**given, **(over or {})}, base)
+    if "--mask" in given and config.data.path is not None:
+        raise UsageError(f"--mask is for records that are mined: those of {config.data.path} have their masks")
+    return config

@@ -94,6 +94,10 @@ def prepare(
             )
         if (language and not (source or from_trident)) or (project and not source):
             raise UsageError("--language and --project say what a --source is: give its folder")
+        if max_train_samples is not None and (source or from_trident):
+            raise UsageError("--max-train-samples is for a training: all records of a --source or file are written")
+        if mask and from_trident:
+            raise UsageError("--mask is for records that are mined: those of the earlier pipeline have their masks")
         if verify and (source or from_trident):
             raise UsageError("--verify checks the cache of a training: give it the records with --data")
         if processes > 1 and (source or from_trident):

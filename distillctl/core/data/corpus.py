@@ -58,9 +58,9 @@ def embedded_corpus(
     max_per_test: int,
     on_progress: Progress = lambda done, total: None,
 ) -> Corpus:
-    """The corpus mined from installed packages; mined once per set of package versions."""
+    """The corpus mined from installed packages: mined once per set of versions, of named packages per contents."""
     chosen, notes = choose_packages(packages)
-    key = corpus_key(chosen, mask, max_per_test)
+    key = corpus_key(chosen, mask, max_per_test, contents=packages is not None)
     directory = cache_directory() / "corpus" / key
     if not _is_there(directory):
         workers = min(8, os.cpu_count() or 1)

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import random
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -265,7 +266,21 @@ def _clean(records: list[Record], packages: Sequence[PackageFiles], reading: dic
     return MinedCorpus(splits, counts, {p.name: p.version for p in packages}, reading)
 
 
-def corpus_key(packages: Sequence[PackageFiles], mask: str, max_per_test: int) -> str:
-    """Cache key: miner version, package versions, and the form of the records."""
+def corpus_key(packages: Sequence[PackageFiles], mask: str, max_per_test: int, *, contents: bool = False) -> str:
+    """Cache key: miner version, package versions, and the form of the records.
+
+    With ``contents`` also what is in the packages' files: whoever works on a package does not raise its version each
+    time.
+    """
     parts = [str(MINER_VERSION), mask, str(max_per_test), *(f"{p.name}=={p.version}" for p in packages)]
+    if contents:
+        parts += [f"python {sys.version_info.major}.{sys.version_info.minor}", *map(_digest, packages)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _digest(package: PackageFiles) -> str:
+    digest = hashlib.sha256()
+    for name in (*package.tests, *package.sources):
+        content = read_source(package.root / name).encode("utf-8")
+        digest.update(f"{name}\n{len(content)}\n".encode("utf-8", "surrogateescape") + content)
+    return digest.hexdigest()

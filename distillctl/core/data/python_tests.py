@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import io
+import textwrap
 import tokenize
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from distillctl.core.data.found_tests import Assertion, Call, FileTests, FoundTest, dedent, with_line_feeds
 
@@ -41,6 +42,11 @@ def _parse(code: str) -> ast.Module | None:
             return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def is_python(code: str) -> bool:
+    """Whether it parses, indented as a whole or not."""
+    return _parse(textwrap.dedent(code)) is not None
 
 
 def _test_functions(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, TestFunction]]:
@@ -102,13 +108,22 @@ def one_line(statement: str) -> str | None:
         return None
     if any("\n" in piece for piece in pieces) or (wanted := _dump(statement)) is None:
         return None
-    # Commas left over from one argument a line go where the tree stays the same (a tuple's may not).
-    for dropped in [hanging, *([place] for place in hanging)]:
-        shorter = ["" if place in dropped else piece for place, piece in enumerate(pieces)]
-        if _dump("".join(shorter)) == wanted:
-            pieces = shorter
-    joined = "".join(pieces).strip()
+    joined = "".join(_without(hanging, pieces, wanted)).strip()
     return joined if _dump(joined) == wanted else None
+
+
+def _without(hanging: Sequence[int], pieces: list[str], wanted: str) -> list[str]:
+    """``pieces`` without the commas left over from one argument a line, where the tree stays the same (a tuple's may
+    not): all at once, or else half by half.
+    """
+    dropped = set(hanging)
+    shorter = ["" if place in dropped else piece for place, piece in enumerate(pieces)]
+    if not dropped or _dump("".join(shorter)) == wanted:
+        return shorter
+    if len(hanging) == 1:
+        return pieces
+    middle = len(hanging) // 2
+    return _without(hanging[middle:], _without(hanging[:middle], pieces, wanted), wanted)
 
 
 def _pieces_on_one_line(statement: str) -> tuple[list[str], list[int]]:

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from distillctl.core.data.python_tests import one_line
+from distillctl.core.data.found_tests import with_line_feeds
+from distillctl.core.data.python_tests import is_python, one_line
 from distillctl.core.errors import DataError, UsageError
 
 LANGUAGES = ("python", "java")
@@ -35,8 +36,12 @@ _COMMENT = {"python": r"#[^\n]*", "java": r"//[^\n]*|/\*.*?\*/"}
 # tried twice (atomic): a comment may hold thousands of slashes.
 _GOES_ON = {
     "python": r"[ \t]*\.",
-    "java": r"(?>(?:\s++|//[^\n]*+|/\*(?>.*?\*/))*+)(?:[.:?]|&&|\|\||\+(?!\+))",
+    "java": r"(?>(?:\s++|//[^\n]*+|/\*(?>.*?\*/))*+)(?:[.:?=<>*%&|^]|\+(?!\+)|-(?!-)|!=|"
+    r"(?:instanceof|catch|finally|else)\b)",
 }
+# What the next line of Java belongs to: the end of a line, and its start, where its parentheses end with it.
+_WAITS = re.compile(r"\b(?:else|do|try|finally)$")
+_HEADER = re.compile(r"(?:else\s+)?(?:if|for|while|switch|synchronized)\s*\(")
 # What decides where a statement ends. A newline after a backslash or before what goes on does not end it.
 _PARTS = {
     language: re.compile(
@@ -96,6 +101,8 @@ def parse_record(row: Mapping[str, Any], where: str) -> Record:
         raise DataError(f"{where}: language should be one of {', '.join(LANGUAGES)}. Found {values['language']!r}")
     assertions = _parse_assertions(values["assertions"], values["language"], where)
     _check_masks(values["test_method_masked"], len(assertions), where)
+    for name in ("focal_method", "test_method_masked"):
+        values[name] = with_line_feeds(values[name])
     return Record(**{name: values[name] for name in TEXT_FIELDS}, assertions=assertions)
 
 
@@ -116,17 +123,29 @@ def _parse_assertions(value: Any, language: str, where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: assertions should be a list of texts")
     for text in texts:
         _check_text(text, "assertions", where)
-    found = [line for text in texts for line in logical_lines(text, language)]
+    found = [line for text in texts for line in _statements(text, language, where)]
     lines = [line for line in found if _without_comments(line, language).strip()]
     if not lines:
         raise DataError(f"{where}: assertions are empty: a record needs at least one to learn from")
     for line in lines:
         if "\n" in line:
-            raise DataError(
-                f"{where}: the assertion that starts with {line[:40]!r} cannot be written on one line: "
-                "leave the record out, or keep its multi-line text outside the assertion"
-            )
+            raise _not_one_line(line, where)
     return tuple(lines)
+
+
+def _statements(text: str, language: str, where: str) -> list[str]:
+    """The statements of a text; refuses what is one statement on lines that alone are none (``with``, ``for``)."""
+    lines = logical_lines(text, language)
+    if language == "python" and len(lines) > 1 and not all(map(is_python, lines)) and is_python(text):
+        raise _not_one_line(text, where)
+    return lines
+
+
+def _not_one_line(text: str, where: str) -> DataError:
+    return DataError(
+        f"{where}: the assertion that starts with {text[:40]!r} cannot be written on one line: "
+        "leave the record out, or keep its multi-line text outside the assertion"
+    )
 
 
 def _check_masks(masked: str, assertions: int, where: str) -> None:
@@ -145,19 +164,19 @@ def _check_masks(masked: str, assertions: int, where: str) -> None:
 def logical_lines(text: str, language: str) -> list[str]:
     """Cuts a text into statements, each joined to one line; one that cannot be joined keeps its line breaks.
 
-    A line ends a statement unless a bracket is open or the next line goes on with a dot; in Java also with ``:``,
-    ``?``, ``+``, ``&&`` or ``||``, and behind comments.
+    A line ends a statement unless a bracket is open or the next line goes on with a dot; in Java also with an operator,
+    ``catch``, ``finally`` or ``else``, behind comments, and where the line is no more than ``for (...)`` or the like.
     """
+    text = with_line_feeds(text)
     if "\n" not in text:
         return [text.strip()]
-    text = text.replace("\r\n", "\n")
     pieces, depth, start = [], 0, 0
     for part in _PARTS[language].finditer(text):
         if part["open"]:
             depth += 1
         elif part["close"]:
             depth = max(0, depth - 1)
-        elif part["end"] and not depth:
+        elif part["end"] and not depth and not (language == "java" and _is_header(text[start : part.start()])):
             pieces.append(text[start : part.start()])
             start = part.end()
     pieces = [piece.strip() for piece in [*pieces, text[start:]]]
@@ -176,6 +195,21 @@ def join_java(statement: str) -> str:
         glued = not joined or joined[-1] in "([" or piece[:1] in (".", ",", ")", "]")
         joined += piece if glued or not piece else f" {piece}"
     return joined
+
+
+def _is_header(line: str) -> bool:
+    line = _without_comments(line, "java").strip()
+    if _WAITS.search(line):
+        return True
+    head = _HEADER.match(line)
+    if head is None:
+        return False
+    depth = 1
+    for part in _PARTS["java"].finditer(line, head.end()):
+        depth += bool(part["open"]) - bool(part["close"])
+        if not depth:
+            return part.end() == len(line)
+    return False
 
 
 def _without_comments(text: str, language: str) -> str:

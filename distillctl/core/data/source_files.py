@@ -29,6 +29,11 @@ def is_python_test(parts: Sequence[str]) -> bool:
     return bool(_TEST_DIRECTORIES & set(parts[:-1])) or parts[-1].startswith("test_")
 
 
+def is_python_test_of_a_tree(parts: Sequence[str]) -> bool:
+    """Is a file of a source tree one of its tests? Also by pytest's other pattern, and by Django's."""
+    return is_python_test(parts) or parts[-1].endswith("_test.py") or parts[-1] == "tests.py"
+
+
 _JAVA_TEST = re.compile(r"(Test|Tests|TestCase|IT|ITCase)\.java$|^Test[A-Z0-9_]\w*\.java$")
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from distillctl.core.data.corpus import Corpus, Progress
 from distillctl.core.data.mining import mine
 from distillctl.core.data.records import LANGUAGES
-from distillctl.core.data.source_files import PackageFiles, is_java_test, is_python_test
+from distillctl.core.data.source_files import PackageFiles, is_java_test, is_python_test_of_a_tree
 from distillctl.core.data.splits import Split
 from distillctl.core.errors import DataError, UsageError
 
 _SUFFIXES = {"python": ".py", "java": ".java"}
-_IS_TEST: dict[str, Callable[[Sequence[str]], bool]] = {"python": is_python_test, "java": is_java_test}
+_IS_TEST: dict[str, Callable[[Sequence[str]], bool]] = {"python": is_python_test_of_a_tree, "java": is_java_test}
 # Not the project's own code. Hidden folders are passed over too.
 _FOREIGN = {"node_modules", "site-packages", "venv", "__pycache__"}
 # Generated, but only beside a build file: a package may bear such a name.

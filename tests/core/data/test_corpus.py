@@ -108,6 +108,21 @@ def test_another_form_of_the_records_is_another_corpus(miner: Miner, cache: Path
     assert len(identities) == miner.calls == len(list(cache.iterdir())) == 3
 
 
+def test_a_named_package_is_mined_again_when_its_tests_change_and_the_default_ones_by_version(
+    miner: Miner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "site"
+    root.mkdir(exist_ok=True)
+    package = PackageFiles("demo-pkg", "1.0", root, ("test_a.py",), ())
+    monkeypatch.setattr(corpus_module, "choose_packages", lambda names: ([package], []))
+    named, default = set(), set()
+    for text in ("assert 1", "assert 2"):
+        (root / "test_a.py").write_text(text, encoding="utf-8")
+        named.add(embedded_corpus(["demo-pkg"], "one", 3).identity)
+        default.add(embedded_corpus(None, "one", 3).identity)
+    assert (len(named), len(default)) == (2, 1)
+
+
 def test_a_real_package_goes_through_the_cache(cache: Path) -> None:
     progress: list[tuple[int, int]] = []
     corpus = open_corpus(None, ["Demo.Pkg"], "one", 3, lambda done, total: progress.append((done, total)))

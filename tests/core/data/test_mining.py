@@ -433,6 +433,17 @@ def test_the_key_names_versions_and_the_form_of_the_records(tmp_path: Path) -> N
     assert len({key, *others}) == 5
 
 
+def test_the_key_of_contents_changes_with_a_file(tmp_path: Path) -> None:
+    package = PackageFiles("demo", "1", tmp_path, ("test_a.py",), ("a.py", "gone.py"))
+    keys = set()
+    for name, text in (("test_a.py", "assert 1"), ("a.py", "x = 1"), ("a.py", "x = 2"), ("test_a.py", "assert 2")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        keys.add(corpus_key([package], "one", 3, contents=True))
+        assert corpus_key([package], "one", 3, contents=True) in keys
+    assert len(keys) == 4
+    assert corpus_key([package], "one", 3) not in keys
+
+
 def test_the_order_of_the_names_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_demo(tmp_path, monkeypatch)
     install(tmp_path, monkeypatch, "other", {"other/tests/test_a.py": CORE})

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distillctl.core.data import python_tests
 from distillctl.core.data.found_tests import FoundTest
 from distillctl.core.data.python_tests import one_line, read_tests
 
@@ -360,3 +361,20 @@ def test_one_line_keeps_the_tree(expression: str, data: st.DataObject) -> None:
 def test_one_line_takes_any_text(text: str) -> None:
     line = one_line(text)
     assert line is None or "\n" not in line
+
+
+@pytest.mark.parametrize("tuples", [0, 3])
+def test_a_long_table_is_joined_without_parsing_it_for_each_comma(tuples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    parses = 0
+    dump = python_tests._dump
+
+    def counted(code: str) -> str | None:
+        nonlocal parses
+        parses += 1
+        return dump(code)
+
+    monkeypatch.setattr(python_tests, "_dump", counted)
+    rows = [f"    (\n        {n},\n    )" if n < tuples else f"    [\n        {n},\n    ]" for n in range(128)]
+    inner = [f"({n},)" if n < tuples else f"[{n}]" for n in range(128)]
+    assert one_line("assert x == [\n" + ",\n".join(rows) + ",\n]") == f"assert x == [{', '.join(inner)}]"
+    assert parses < 50

@@ -51,7 +51,7 @@ def file(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    odd = replace(RECORD, id="2", focal_method='tab\t "quote" é 𝄞 \u2028 \x00 \r\n end', project="")
+    odd = replace(RECORD, id="2", focal_method='tab\t "quote" é 𝄞 \u2028 \x00 \n end', project="")
     path = tmp_path / "out.jsonl"
     assert write_jsonl(path, [RECORD, odd]) == 2
     loaded = read_jsonl(path)
@@ -208,6 +208,20 @@ def test_one_mask_per_assertion_or_one_for_all(masked: str, valid: bool) -> None
             ["assertTrue(a);", "/* x */ assertTrue(b);", "assertTrue(c).foo();"],
         ),
         ("java", "assertTrue(a)\nassertTrue(b)", ["assertTrue(a)", "assertTrue(b)"]),
+        ("java", "assert a\n  == b;\nassert -c\n  - d > e;", ["assert a == b;", "assert -c - d > e;"]),
+        ("java", "assert x\n  instanceof Y;\n--z;", ["assert x instanceof Y;", "--z;"]),
+        (
+            "java",
+            "try {\n  foo(); fail();\n}\ncatch (E e) {\n  assertTrue(e.x);\n}\nfoo();",
+            ["try { foo(); fail(); } catch (E e) { assertTrue(e.x); }", "foo();"],
+        ),
+        (
+            "java",
+            'for (int i = 0; i < f(")"); i++)  // all\n  assertEquals(i, a[i]);\nif (x) f();\nelse\n  g();\nh();',
+            ['for (int i = 0; i < f(")"); i++) assertEquals(i, a[i]);', "if (x) f(); else g();", "h();"],
+        ),
+        ("java", "if (a) b(c)\nassertTrue(d);", ["if (a) b(c)", "assertTrue(d);"]),
+        ("python", "assert a == 1\rassert b == 2", ["assert a == 1", "assert b == 2"]),
         ("java", 'assertEquals("""\n  x""", y);', ['assertEquals("""\n  x""", y);']),
     ],
 )
@@ -220,7 +234,7 @@ def test_a_statement_of_several_lines_becomes_one(language: str, text: str, line
 def test_cutting_lines_takes_any_text(text: str, language: str) -> None:
     lines = logical_lines(text, language)
     assert all(line == line.strip() for line in lines)
-    if "\n" not in text:
+    if not set(text) & {"\n", "\r"}:
         assert lines == [text.strip()]
     flat = "".join("".join(lines).split())
     assert not set(flat) - set(text)
@@ -342,3 +356,22 @@ def test_the_fingerprint_is_ids_and_keys_in_order() -> None:
 
 def test_the_target_is_one_assertion_a_line() -> None:
     assert replace(RECORD, assertions=("assert a", "assert b")).target == "assert a\nassert b"
+
+
+@pytest.mark.parametrize("text", ["with self.assertRaises(KeyError):\n    d['x']", "  for i in x:\n      assert i"])
+def test_a_statement_of_several_lines_is_not_cut_into_pieces_that_are_none(text: str) -> None:
+    with pytest.raises(DataError, match=r"where: the assertion that starts with .* cannot be written on one line"):
+        parse_record({**ROW, "assertions": [text]}, "where")
+
+
+def test_lines_that_are_no_python_at_all_are_taken_as_they_are() -> None:
+    record = parse_record({**ROW, "assertions": ["print x\nassert x"]}, "where")
+    assert record.assertions == ("print x", "assert x")
+
+
+def test_line_ends_of_windows_are_line_feeds_everywhere() -> None:
+    masked = ROW["test_method_masked"]
+    there = {**ROW, "focal_method": "def f():\r\n    return 1\r", "test_method_masked": masked.replace("\n", "\r\n")}
+    record = parse_record(there, "where")
+    assert record.focal_method == "def f():\n    return 1\n"
+    assert record.test_method_masked == masked

@@ -114,6 +114,14 @@ def test_a_test_whose_name_no_record_can_hold_is_named(tmp_path: Path) -> None:
         files(tmp_path, "python")
 
 
+def test_python_trees_have_tests_by_each_of_the_usual_names(tmp_path: Path) -> None:
+    tests = ["a/test_x.py", "a/x_test.py", "app/tests.py", "tests/helper.py"]
+    sources = ["a/contest.py", "a/x.py", "app/mytests.py"]
+    for file in [*tests, *sources]:
+        put(tmp_path, file, "")
+    assert files(tmp_path, "python") == (tuple(tests), tuple(sources))
+
+
 def test_python_trees_take_the_same_path(tmp_path: Path) -> None:
     put(tmp_path, "pkg/core.py", 'def add(a, b):\n    """Sum."""\n    return a + b\n')
     put(
