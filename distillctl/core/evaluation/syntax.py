@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from distillctl.core.data.java_parser import COMMENTS, java_parser
@@ -22,6 +24,15 @@ _JAVA_EXPRESSION_STATEMENTS = {
     "update_expression",
 }
 _JAVA_NOT_IN_METHODS = {"import_declaration", "module_declaration", "package_declaration"}
+# What the grammar takes and JLS 3.9 and 3.10 do not: one UTF-16 unit in single quotes, no line end in double ones, a
+# text block that begins on its next line, reserved words as names.
+_JAVA_ESCAPE = r"\\(?:[btnfrs\"'\\]|[0-3]?[0-7]{1,2}|u+[0-9a-fA-F]{4})"
+_JAVA_CHARACTER = re.compile(rf"'(?:[^'\\\n\r\U00010000-\U0010ffff]|{_JAVA_ESCAPE})'")
+_JAVA_STRING = re.compile(rf'"""[ \t\f]*\r?\n.*|"(?!"")(?:[^"\\\n\r]|{_JAVA_ESCAPE})*"', re.DOTALL)
+_JAVA_RESERVED = frozenset(
+    ["abstract", "assert", "boolean", "break", "byte", "case", "catch", "char", "class", "const", "continue", "default", "do", "double", "else", "enum", "extends", "false", "final", "finally", "float", "for", "goto", "if", "implements", "import", "instanceof", "int", "interface", "long", "native", "new", "null", "package", "private", "protected", "public", "return", "short", "static", "strictfp", "super", "switch", "synchronized", "this", "throw", "throws", "transient", "true", "try", "void", "volatile", "while"]
+)
+_JAVA_LOCAL_MODIFIERS = {"final", "annotation", "marker_annotation", *COMMENTS}
 
 
 def valid_syntax(text: str, language: str) -> bool:
@@ -58,12 +69,34 @@ def _valid_java(text: str) -> bool:
     if block.start_byte != len(_JAVA_BEFORE) - 2 or block.end_byte != len(source) - 2:
         return False
     statements = [child for child in block.named_children if child.type not in COMMENTS]
-    return bool(statements) and all(map(_is_java_statement, statements))
+    return bool(statements) and all(map(_is_java_statement, statements)) and all(map(_is_java_token, _inside(block)))
+
+
+def _inside(node: Node) -> Iterator[Node]:
+    waiting = [node]  # not recursive: a text may nest as deep as it is long
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += node.children
 
 
 def _only_child(node: Node, kind: str) -> Node | None:
     children = [child for child in node.named_children if child.type not in COMMENTS]
     return children[0] if len(children) == 1 and children[0].type == kind else None
+
+
+def _is_java_token(node: Node) -> bool:
+    """Whether a name, literal or modifier is one of the language's; of any other node, yes."""
+    if node.type == "modifiers" and node.parent is not None and node.parent.type == "local_variable_declaration":
+        return all(modifier.type in _JAVA_LOCAL_MODIFIERS for modifier in node.children)
+    if node.type not in ("character_literal", "string_literal", "identifier", "type_identifier"):
+        return True
+    text = (node.text or b"").decode("utf-8")
+    if node.type == "character_literal":
+        return _JAVA_CHARACTER.fullmatch(text) is not None
+    if node.type == "string_literal":
+        return _JAVA_STRING.fullmatch(text) is not None
+    return text not in _JAVA_RESERVED
 
 
 def _is_java_statement(node: Node) -> bool:

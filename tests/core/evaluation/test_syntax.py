@@ -37,6 +37,18 @@ INVALID_PYTHON = [
     "(" * 300 + ")" * 300,
 ]
 VALID_JAVA = [
+    "assertEquals('\\u0041', 'é');",
+    "assertEquals('\\'', '\\\\', '\\0', '\\377');",
+    'assertEquals("\\t\\"\\u0041 é\\0", "");',
+    'assertEquals("""  \n  a"b\\\n  c""", x);',
+    "final @A int x = 1;",
+    "var record = yield + sealed;",
+    "run(new Object() { private static final int X = 1; });",
+    "assertThat(int.class, Foo::new, this, super.f(), Foo.class);",
+    "for (final var x : xs) { assertNull(x); }",
+    "switch (x) { case 1 -> f(); default -> g(); }",
+    "try (var in = open()) { f(in); } catch (final A | B e) { fail(); }",
+    "assertTrue(x instanceof final Foo f && f.ok());",
     "assertEquals(1, x);",
     "assertEquals(1, x);\nassertTrue(y); // why",
     'assert x > 0 : "message";',
@@ -77,6 +89,16 @@ INVALID_JAVA = [
     "public void test() { f(); }",
     'assertEquals("\0", x);\0',
     'assertEquals("\ud800", x);',
+    "assertEquals('abc', x);",
+    "assertEquals('', x);",
+    "assertEquals('\U0001f600', x);",  # two UTF-16 units
+    'assertEquals("a\nb", x);',
+    'assertEquals("\\q", x);',
+    'assertEquals("""a""", x);',
+    "int if = 1;",
+    "goto x;",
+    "private static final int x = 1;",
+    "run(() -> { static int x = 1; });",
 ]
 
 
