@@ -29,8 +29,11 @@ _JAVA_NOT_IN_METHODS = {"import_declaration", "module_declaration", "package_dec
 _JAVA_ESCAPE = r"\\(?:[btnfrs\"'\\]|[0-3]?[0-7]{1,2}|u+[0-9a-fA-F]{4})"
 _JAVA_CHARACTER = re.compile(rf"'(?:[^'\\\n\r\U00010000-\U0010ffff]|{_JAVA_ESCAPE})'")
 _JAVA_STRING = re.compile(rf'"""[ \t\f]*\r?\n.*|"(?!"")(?:[^"\\\n\r]|{_JAVA_ESCAPE})*"', re.DOTALL)
-_JAVA_RESERVED = frozenset(
-    ["abstract", "assert", "boolean", "break", "byte", "case", "catch", "char", "class", "const", "continue", "default", "do", "double", "else", "enum", "extends", "false", "final", "finally", "float", "for", "goto", "if", "implements", "import", "instanceof", "int", "interface", "long", "native", "new", "null", "package", "private", "protected", "public", "return", "short", "static", "strictfp", "super", "switch", "synchronized", "this", "throw", "throws", "transient", "true", "try", "void", "volatile", "while"]
+_JAVA_RESERVED = re.compile(
+    "abstract|assert|boolean|break|byte|case|catch|char|class|const|continue|default|do|double|else|enum|extends|false|"
+    "final|finally|float|for|goto|if|implements|import|instanceof|int|interface|long|native|new|null|package|private|"
+    "protected|public|return|short|static|strictfp|super|switch|synchronized|this|throws?|transient|true|try|void|"
+    "volatile|while"
 )
 _JAVA_LOCAL_MODIFIERS = {"final", "annotation", "marker_annotation", *COMMENTS}
 
@@ -96,7 +99,7 @@ def _is_java_token(node: Node) -> bool:
         return _JAVA_CHARACTER.fullmatch(text) is not None
     if node.type == "string_literal":
         return _JAVA_STRING.fullmatch(text) is not None
-    return text not in _JAVA_RESERVED
+    return _JAVA_RESERVED.fullmatch(text) is None
 
 
 def _is_java_statement(node: Node) -> bool:

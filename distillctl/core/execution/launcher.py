@@ -6,7 +6,7 @@ files, locks, a large parent) is nothing then. Linux system calls by ctypes; sta
 With ``namespaces`` the program is process 1 of a new PID namespace, so that all it ever starts dies with it; it has no
 network but an unconnected loopback; its root is a new, small tree: the listed paths, read-only, empty ``/tmp`` and
 ``/dev/shm`` in memory, a ``/proc`` of its own processes. The rest of the file system, home directories included, is not
-there. A root user's program runs as *nobody*; anybody else's needs user namespaces, and keeps its user.
+there. A root user's program runs as a user who owns nothing; anybody else's needs user namespaces, and keeps its user.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ NOT_AVAILABLE = 70
 """Exit status where the sandbox cannot be made; the reason is on standard error."""
 
 NOBODY = 65534
+# Those that systemd lends to services for as long as they run (its "dynamic users"): nobody owns files by them.
+_FIRST_USER, _USERS = 61184, 4096
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
@@ -64,11 +66,12 @@ def main(spec: dict[str, Any]) -> Never:
         if not spec["namespaces"]:
             _limit(spec, extra_processes=_tasks_of_user())
             _become(libc, spec)
+        ids = _ids_inside()
         _enter_namespaces(libc)
         child = os.fork()
         if child == 0:
-            _build_root(libc, Path(spec["root"]), [Path(path) for path in spec["readable"]], spec["tmp_bytes"])
-            _drop_user()
+            _build_root(libc, Path(spec["root"]), [Path(path) for path in spec["readable"]], spec["tmp_bytes"], ids)
+            _drop_user(*ids)
             _limit(spec, extra_processes=0)
             _become(libc, spec)
     except (_Refused, OSError) as error:
@@ -116,7 +119,7 @@ def _mount(libc: ctypes.CDLL, source: str, target: Path, kind: str, flags: int, 
     _check(result, f"mounting {source} on {target}")
 
 
-def _build_root(libc: ctypes.CDLL, root: Path, readable: Sequence[Path], tmp_bytes: int) -> None:
+def _build_root(libc: ctypes.CDLL, root: Path, readable: Sequence[Path], tmp_bytes: int, ids: tuple[int, int]) -> None:
     """Makes ``root`` the file system: ``readable`` at their own places and nothing else of the old one."""
     _mount(libc, "none", Path("/"), "none", _MS_REC | _MS_PRIVATE)
     _mount(libc, "tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4m,mode=755")
@@ -128,8 +131,9 @@ def _build_root(libc: ctypes.CDLL, root: Path, readable: Sequence[Path], tmp_byt
         _show(libc, root, path)
     for name in _DEVICES:
         _show(libc, root, Path("/dev") / name)
-    (root / "etc/passwd").write_text(f"nobody:x:{_user()}:{_group()}::/tmp:/bin/false\n")
-    (root / "etc/group").write_text(f"nogroup:x:{_group()}:\n")
+    user, group = ids
+    (root / "etc/passwd").write_text(f"nobody:x:{user}:{group}::/tmp:/bin/false\n")
+    (root / "etc/group").write_text(f"nogroup:x:{group}:\n")
     _set_attributes(libc, root, _MountAttr(attr_set=_ATTR_RDONLY | _ATTR_NOSUID), _AT_RECURSIVE)
     for name in _OPEN:
         _set_attributes(libc, root / name, _MountAttr(attr_clr=_ATTR_RDONLY), 0)
@@ -174,20 +178,21 @@ def _show(libc: ctypes.CDLL, root: Path, path: Path) -> None:
     _mount(libc, os.fspath(path), place, "none", _MS_BIND | _MS_REC)
 
 
-def _user() -> int:
-    return NOBODY if os.geteuid() == 0 else os.geteuid()
+def _ids_inside() -> tuple[int, int]:
+    """User and group of the program. Under root each sandbox has a user of its own, for as long as it lives: the system
+    counts a user's processes over all namespaces, and one sandbox's would be taken from another's.
+    """
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    return _FIRST_USER + os.getpid() % _USERS, NOBODY
 
 
-def _group() -> int:
-    return NOBODY if os.geteuid() == 0 else os.getegid()
-
-
-def _drop_user() -> None:
-    """A root user's program becomes nobody; capabilities go with the user, or, in a user namespace, with exec."""
+def _drop_user(user: int, group: int) -> None:
+    """A root user's program becomes another's; capabilities go with the user, or, in a user namespace, with exec."""
     if os.geteuid() == 0:
         os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        os.setresgid(group, group, group)
+        os.setresuid(user, user, user)
 
 
 def _limit(spec: dict[str, Any], extra_processes: int) -> None:
