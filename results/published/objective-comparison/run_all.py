@@ -25,7 +25,7 @@ from distillctl.core.store.lock import hold_alone
 HERE = Path(__file__).resolve().parent
 RECORDS = 10_000
 """Of common.yaml."""
-MAIN = ("trident", "v1", "ancestor", "focal-jsd", "plain-ce")
+MAIN = ("trident", "v1", "focal-jsd", "plain-ce")
 SEEDS = (1, 2, 3)
 IN_USE = 2
 """Exit code of distillctl where another process has the directory (and of wrong usage, which stops it all)."""
