@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from distillctl.core.config.schema import Config, TrainingConfig
 from distillctl.core.errors import UsageError
 from distillctl.core.processes import Processes, current, join, launched
+from distillctl.core.training.memory import keep_freed_memory
 
 TIMEOUT = timedelta(hours=1)
 """Of a collective. Long work of one process (decoding, checkpoints) is not waited for in one, see ``Processes``."""
@@ -199,6 +200,8 @@ def make_accelerator(device: str, bf16: bool) -> Accelerator:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
     join(accelerator.process_index, accelerator.num_processes)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     return accelerator
 
 

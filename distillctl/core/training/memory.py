@@ -1,11 +1,30 @@
-"""Peak memory of this process, or of the accelerator it trains on."""
+"""Memory of this process, or of the accelerator it trains on: its peak, and what becomes of it between steps."""
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import sys
 
 import psutil
 import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGEST = 2**30  # bytes; one tensor of a step is smaller
+
+
+def keep_freed_memory() -> None:
+    """Lets one step have the memory of the one before, where the system's allocator is glibc's; elsewhere nothing.
+
+    By itself it maps each large tensor anew and unmaps it when it is freed, and the kernel clears every page again: a
+    step on a CPU spends a tenth of its time on that (PyTorch's Performance Tuning Guide advises another allocator). The
+    numbers are the same, and so is the peak; but a process keeps what it has had until it ends.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def peak_memory_mb(device: torch.device) -> float:
