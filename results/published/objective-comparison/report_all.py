@@ -23,10 +23,10 @@ from whole_validation import put_together
 WHOLE = "runs-whole"  # of runs/ and runs-rest/, made when it is needed
 REPORTS = {
     "report": ("runs", "trident", "v1"),
-    "report-from-v1": ("runs", "v1", "v1-no-gating"),
+    "report-from-v1": ("runs", "v1", "v1-all-tokens-alike"),
     "report-rest": ("runs-rest", "trident", "v1"),
     "report-whole": (WHOLE, "trident", "v1"),
-    "report-whole-from-v1": (WHOLE, "v1", "v1-no-gating"),
+    "report-whole-from-v1": (WHOLE, "v1", "v1-all-tokens-alike"),
     "report-whole-from-ancestor": (WHOLE, "focal-jsd", "v1"),
     "report-all": ("runs-all", "trident", "v1-no-gating"),
     "report-4000": ("runs-4000", "trident", "v1"),
