@@ -109,10 +109,12 @@ def resolve(
     options: Mapping[str, Any],
     base: Mapping[str, Any] | None = None,
     over: Mapping[str, Mapping[str, Any]] | None = None,
+    mines: bool = False,
 ) -> Config:
     """The configuration of a command line; options that are None were not given.
 
     ``base`` lies below the files, ``over`` (dotted values by the name that messages give them) above everything.
+    ``mines``: records come from somewhere else than ``data.path``, whatever a file says.
     """
     from distillctl.core.config import load_config
 
@@ -122,6 +124,6 @@ def resolve(
         if option in given and not {"--data", "--packages"} <= given.keys():
             given[option][other] = None
     config = load_config(files or (), settings or (), {**given, **(over or {})}, base)
-    if "--mask" in given and config.data.path is not None:
+    if "--mask" in given and config.data.path is not None and not mines:
         raise UsageError(f"--mask is for records that are mined: those of {config.data.path} have their masks")
     return config

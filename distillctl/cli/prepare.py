@@ -87,7 +87,7 @@ def prepare(
     }
     code = 0
     with errors_as_exit_codes(debug, several=not (source or from_trident)):
-        resolved = resolve(config, settings, options)
+        resolved = resolve(config, settings, options, mines=bool(source))
         if sum(map(bool, (source, from_trident, data, packages))) > 1:
             raise UsageError(
                 "--source, --from-trident, --data and --packages say where the records are: give one of them"

@@ -50,7 +50,9 @@ def model_fingerprints(model: Any, tokenizer: Any) -> dict[str, str]:
 
 def open_store(folder: Path, prints: Mapping[str, str], config: Config, stem: str = "") -> PredictionStore:
     """The predictions of a model that a folder holds so far, for the configured way of decoding."""
-    name = store_name(prints, decoding_facts(config))
+    facts = decoding_facts(config)
+    # Texts that were kept before 2026-11-26 may be those of a head in bf16.
+    name = store_name(prints, facts | ({"head": "float32"} if facts["bf16"] else {}))
     return PredictionStore(folder / f"{stem}{name}.jsonl")
 
 

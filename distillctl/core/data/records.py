@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.core.data.found_tests import with_line_feeds
+from distillctl.core.data.java_parser import java_parser
 from distillctl.core.data.python_tests import is_python, one_line
 from distillctl.core.errors import DataError, UsageError
 
@@ -36,12 +37,8 @@ _COMMENT = {"python": r"#[^\n]*", "java": r"//[^\n]*|/\*.*?\*/"}
 # tried twice (atomic): a comment may hold thousands of slashes.
 _GOES_ON = {
     "python": r"[ \t]*\.",
-    "java": r"(?>(?:\s++|//[^\n]*+|/\*(?>.*?\*/))*+)(?:[.:?=<>*%&|^]|\+(?!\+)|-(?!-)|!=|"
-    r"(?:instanceof|catch|finally|else)\b)",
+    "java": r"(?>(?:\s++|//[^\n]*+|/\*(?>.*?\*/))*+)(?:[.:?]|&&|\|\||\+(?!\+))",
 }
-# What the next line of Java belongs to: the end of a line, and its start, where its parentheses end with it.
-_WAITS = re.compile(r"\b(?:else|do|try|finally)$")
-_HEADER = re.compile(r"(?:else\s+)?(?:if|for|while|switch|synchronized)\s*\(")
 # What decides where a statement ends. A newline after a backslash or before what goes on does not end it.
 _PARTS = {
     language: re.compile(
@@ -164,19 +161,21 @@ def _check_masks(masked: str, assertions: int, where: str) -> None:
 def logical_lines(text: str, language: str) -> list[str]:
     """Cuts a text into statements, each joined to one line; one that cannot be joined keeps its line breaks.
 
-    A line ends a statement unless a bracket is open or the next line goes on with a dot; in Java also with an operator,
-    ``catch``, ``finally`` or ``else``, behind comments, and where the line is no more than ``for (...)`` or the like.
+    A text that is Java as a whole is cut between its statements. Elsewhere a line ends a statement unless a bracket is
+    open or the next line goes on with a dot; in Java also with ``:``, ``?``, ``+``, ``&&`` or ``||``, behind comments.
     """
     text = with_line_feeds(text)
     if "\n" not in text:
         return [text.strip()]
+    if language == "java" and (statements := _java_statements(text)) is not None:
+        return [join_java(statement) for statement in statements]
     pieces, depth, start = [], 0, 0
     for part in _PARTS[language].finditer(text):
         if part["open"]:
             depth += 1
         elif part["close"]:
             depth = max(0, depth - 1)
-        elif part["end"] and not depth and not (language == "java" and _is_header(text[start : part.start()])):
+        elif part["end"] and not depth:
             pieces.append(text[start : part.start()])
             start = part.end()
     pieces = [piece.strip() for piece in [*pieces, text[start:]]]
@@ -197,19 +196,34 @@ def join_java(statement: str) -> str:
     return joined
 
 
-def _is_header(line: str) -> bool:
-    line = _without_comments(line, "java").strip()
-    if _WAITS.search(line):
-        return True
-    head = _HEADER.match(line)
-    if head is None:
-        return False
-    depth = 1
-    for part in _PARTS["java"].finditer(line, head.end()):
-        depth += bool(part["open"]) - bool(part["close"])
-        if not depth:
-            return part.end() == len(line)
-    return False
+def _java_statements(text: str) -> list[str] | None:
+    """The statements of a text that is Java as a whole, those of one line together; None for any other text."""
+    content = text.encode("utf-8", "surrogatepass")
+    root = java_parser().parse(b"class A { void a() {\n" + content + b"\n} }").root_node
+    body = root.named_children[0].child_by_field_name("body") if root.named_children else None
+    block = body.named_children[0].child_by_field_name("body") if body and body.named_children else None
+    if (
+        root.has_error
+        or block is None
+        or len(root.named_children) > 1
+        or block.end_byte - block.start_byte != len(content) + 4
+    ):
+        return None
+    shift = block.start_byte + 2
+    pieces: list[tuple[int, int]] = []
+    for node in block.named_children:
+        start, end = node.start_byte - shift, node.end_byte - shift
+        if pieces and b"\n" not in content[pieces[-1][1] : start]:
+            start = pieces.pop()[0]
+        pieces.append((start, end))
+    if not pieces:
+        return None
+    # What is no node (a semicolon by itself) stays with what stands before it.
+    ends = [start for start, _ in pieces[1:]] + [len(content)]
+    return [
+        content[start:end].decode("utf-8", "surrogatepass").strip()
+        for (start, _), end in zip(pieces, ends, strict=True)
+    ]
 
 
 def _without_comments(text: str, language: str) -> str:

@@ -26,9 +26,9 @@ _JAVA_EXPRESSION_STATEMENTS = {
 _JAVA_NOT_IN_METHODS = {"import_declaration", "module_declaration", "package_declaration"}
 # What the grammar takes and JLS 3.9 and 3.10 do not: one UTF-16 unit in single quotes, no line end in double ones, a
 # text block that begins on its next line, reserved words as names.
-_JAVA_ESCAPE = r"\\(?:[btnfrs\"'\\]|[0-3]?[0-7]{1,2}|u+[0-9a-fA-F]{4})"
+_JAVA_ESCAPE = r"\\(?:[btnfrs\"'\\]|(?>[0-3][0-7]{2}|[0-7]{1,2})|u+[0-9a-fA-F]{4})"
 _JAVA_CHARACTER = re.compile(rf"'(?:[^'\\\n\r\U00010000-\U0010ffff]|{_JAVA_ESCAPE})'")
-_JAVA_STRING = re.compile(rf'"""[ \t\f]*\r?\n.*|"(?!"")(?:[^"\\\n\r]|{_JAVA_ESCAPE})*"', re.DOTALL)
+_JAVA_STRING = re.compile(rf'"""[ \t\f]*[\r\n].*|"(?!"")(?:[^"\\\n\r]|{_JAVA_ESCAPE})*+"', re.DOTALL)
 _JAVA_RESERVED = re.compile(
     "abstract|assert|boolean|break|byte|case|catch|char|class|const|continue|default|do|double|else|enum|extends|false|"
     "final|finally|float|for|goto|if|implements|import|instanceof|int|interface|long|native|new|null|package|private|"
@@ -99,6 +99,10 @@ def _is_java_token(node: Node) -> bool:
         return _JAVA_CHARACTER.fullmatch(text) is not None
     if node.type == "string_literal":
         return _JAVA_STRING.fullmatch(text) is not None
+    # `case null, default` and `Outer.super::f`: the grammar has them as names.
+    above = node.parent.type if node.parent is not None else ""
+    if (text, above) in (("default", "switch_label"), ("super", "scoped_type_identifier")):
+        return True
     return _JAVA_RESERVED.fullmatch(text) is None
 
 

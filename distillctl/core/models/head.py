@@ -55,7 +55,7 @@ def run_head_in_float32(model: Any) -> None:
 def float32_head(model: Any) -> Iterator[None]:
     """While open, a model's LM head is a :class:`Float32Head`, be it one already or not."""
     head = model.get_output_embeddings()
-    if isinstance(head.forward, Float32Head):
+    if isinstance(head.forward, Float32Head) or not isinstance(head, nn.Linear):  # FSMT's is an embedding
         yield
         return
     run_head_in_float32(model)

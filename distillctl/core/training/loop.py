@@ -84,6 +84,9 @@ class Trainer:
         with log, InterruptFlag() as interrupt, reporter.task("training", self.plan.steps) as task:
             if self._scores_dev and self._ends_epoch(first) and str(first) not in self.state.dev_f1:
                 self._end_epoch(log, reporter)  # it was trained to its end, and what was to score it failed
+                raised, terminated = self._anywhere(interrupt.raised, interrupt.terminated)
+                if raised:
+                    return TrainingResult(first, True, self.state.dev_f1, gate_norms, terminated)
             for number in range(first, self.plan.steps):
                 row = self._step_or_skip(number, log, reporter)
                 if row is not None:
@@ -156,6 +159,13 @@ class Trainer:
         raised = torch.tensor([float(flag) for flag in flags], device=self.stepper.accelerator.device)
         return [count > 0 for count in self.stepper.accelerator.reduce(raised, reduction="sum").tolist()]
 
+    def _rescue(self, log: StepLog | SilentLog, error: BaseException) -> None:
+        """What the epoch learned outlives what kept it from being scored."""
+        try:
+            self._save(log)
+        except Exception as another:  # noqa: BLE001 - the first one is what the user has to hear of
+            error.add_note(f"and no checkpoint could be written: {another}")
+
     @property
     def _scores_dev(self) -> bool:
         return self.score_dev is not None and self.config.evaluation.on_epoch_end
@@ -170,9 +180,9 @@ class Trainer:
             try:
                 with self.whole_student() as student:
                     f1 = self.processes.share(partial(self.score_dev, student))
-            except BaseException:
+            except BaseException as error:
                 if self.stepper.accelerator.num_processes == 1:  # of several, the others may be gone
-                    self._save(log)  # what the epoch learned outlives what kept it from being scored
+                    self._rescue(log, error)
                 raise
             self.state = replace(self.state, dev_f1={**self.state.dev_f1, str(self.state.step): f1})
             log.mirror(self.state.step, {"dev/f1": f1})

@@ -18,13 +18,14 @@ def keep_freed_memory() -> None:
 
     By itself it maps each large tensor anew and unmaps it when it is freed, and the kernel clears every page again: a
     step on a CPU spends a tenth of its time on that (PyTorch's Performance Tuning Guide advises another allocator). The
-    numbers are the same, and so is the peak; but a process keeps what it has had until it ends.
+    numbers are the same, and the peak of a training was; but a process keeps what it has had until it ends.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
-    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    # Where glibc takes neither (it did not take more than 2**25 once), the other alone would make it worse.
+    if libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST) or libc.mallopt(_M_MMAP_THRESHOLD, 2**25):
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def peak_memory_mb(device: torch.device) -> float:

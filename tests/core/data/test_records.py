@@ -221,6 +221,18 @@ def test_one_mask_per_assertion_or_one_for_all(masked: str, valid: bool) -> None
             ['for (int i = 0; i < f(")"); i++) assertEquals(i, a[i]);', "if (x) f(); else g();", "h();"],
         ),
         ("java", "if (a) b(c)\nassertTrue(d);", ["if (a) b(c)", "assertTrue(d);"]),
+        ("java", "try\n{ f(); }\ncatch (E e)\n{ g(); }\nh(); i();", ["try { f(); } catch (E e) { g(); }", "h(); i();"]),
+        (
+            "java",
+            "for (A a : b)\n  if (a.x)\n    f(a);\ndo\n  g();\nwhile (x);",
+            ["for (A a : b) if (a.x) f(a);", "do g(); while (x);"],
+        ),
+        (
+            "java",
+            'int a =\n  1;\nassert x ||\n  b :\n  "é"; // why\nf();',
+            ["int a = 1;", 'assert x || b : "é";', "f();"],
+        ),
+        ("java", "f();\n} void b() {\ng();", ["f();", "} void b() { g();"]),
         ("python", "assert a == 1\rassert b == 2", ["assert a == 1", "assert b == 2"]),
         ("java", 'assertEquals("""\n  x""", y);', ['assertEquals("""\n  x""", y);']),
     ],
@@ -375,3 +387,10 @@ def test_line_ends_of_windows_are_line_feeds_everywhere() -> None:
     record = parse_record(there, "where")
     assert record.focal_method == "def f():\n    return 1\n"
     assert record.test_method_masked == masked
+
+
+def test_java_of_many_lines_is_cut_in_no_time() -> None:
+    started = time.perf_counter()
+    for text in ("do\n" * 20_000, "if (x)\n" * 20_000, "f();\n" * 20_000, "try {\n" * 20_000):
+        logical_lines(text, "java")
+    assert time.perf_counter() - started < 10

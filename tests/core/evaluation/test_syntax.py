@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 
 import pytest
@@ -37,6 +38,10 @@ INVALID_PYTHON = [
     "(" * 300 + ")" * 300,
 ]
 VALID_JAVA = [
+    "F f = Outer.super::foo;",
+    "switch (o) { case null, default -> x(); }",
+    'assertEquals("""\r  a""", x);',
+    'assertEquals("\\0\\12\\377\\400A", x);',
     "assertEquals('\\u0041', 'é');",
     "assertEquals('\\'', '\\\\', '\\0', '\\377');",
     'assertEquals("\\t\\"\\u0041 é\\0", "");',
@@ -174,3 +179,10 @@ def test_valid_java_stays_valid_beside_a_statement(text: str) -> None:
     # What closes the method and opens another would break here.
     if valid_syntax(text, "java"):
         assert valid_syntax(f"before();\n{text}\nafter();", "java")
+
+
+@pytest.mark.parametrize("piece", [r"\\123", r"\\00", "a", r"\\\\"])
+def test_a_literal_of_many_escapes_is_read_in_no_time(piece: str) -> None:
+    started = time.perf_counter()
+    assert not valid_syntax(f'assertEquals("{piece * 2000}\\q", x);', "java")
+    assert time.perf_counter() - started < 1

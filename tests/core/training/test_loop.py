@@ -17,7 +17,7 @@ from distillctl.core.training.batches import MicroBatch
 from distillctl.core.training.checkpoints import latest_checkpoint
 from distillctl.core.training.loop import Trainer
 from tests.host_reads import HostReads
-from tests.runs import Make, Notes, column, run, train
+from tests.runs import Make, Notes, column, ctrl_c, run, train
 from tests.tiny import ALL_TERMS, Tiny, distance, rows_of, weights_of
 
 # --- the gradient ---------------------------------------------------------------------------------------------
@@ -309,6 +309,41 @@ def test_an_epoch_whose_scoring_fails_is_kept_and_scored_when_the_run_goes_on(ma
     assert result.dev_f1 == {"2": 1.0, "4": 1.0}
     assert distance(weights_of(whole.stepper.student), weights_of(again.stepper.student)) == 0
     assert again.state.best_step == whole.state.best_step
+
+
+def test_who_stops_while_a_finished_run_is_scored_again_is_heard(make: Make) -> None:
+    settings = ["data.max_train_samples=16", "evaluation.on_epoch_end=true"]
+
+    def fails(model: Any) -> float:
+        raise RunError("out of memory")
+
+    trainer = make("run", *settings, score_dev=fails)
+    with pytest.raises(RunError):
+        run(trainer)
+
+    def stopped(model: Any) -> float:
+        ctrl_c()
+        return 1.0
+
+    again = make("again", *settings, score_dev=stopped)
+    result = again.train(SilentReporter(), latest_checkpoint(trainer.run))
+    assert (result.steps, result.interrupted, result.dev_f1) == (2, True, {"2": 1.0})
+
+
+def test_an_epoch_that_can_be_neither_scored_nor_kept_says_why_it_was_not_scored(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(model: Any) -> float:
+        raise RunError("out of memory")
+
+    def full(log: object) -> None:
+        raise RunError("disk full")
+
+    trainer = make("run", "data.max_train_samples=16", "evaluation.on_epoch_end=true", score_dev=fails)
+    monkeypatch.setattr(trainer, "_save", full)
+    with pytest.raises(RunError, match="out of memory") as caught:
+        run(trainer)
+    assert caught.value.__notes__ == ["and no checkpoint could be written: disk full"]
 
 
 def test_scores_on_dev_can_be_off(make: Make) -> None:
