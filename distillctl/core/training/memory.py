@@ -16,8 +16,9 @@ _LARGEST = 2**30  # bytes; one tensor of a step is smaller
 def keep_freed_memory() -> None:
     """Lets one step have the memory of the one before, where the system's allocator is glibc's; elsewhere nothing.
 
-    By itself it maps each large tensor anew and unmaps it when it is freed, and the kernel clears every page again: a
-    step on a CPU spends a tenth of its time on that (PyTorch's Performance Tuning Guide advises another allocator). The
+    By itself it maps each large tensor anew and unmaps it when it is freed, and the kernel clears every page again
+    (PyTorch's Performance Tuning Guide advises another allocator). Measured on 2026-11-26, v1 on one core: 12 steps of
+    128 examples took 63.1 s instead of 71.4, three times 40 of 16 examples 0.92, 0.96 and 1.02 of the time. The
     numbers are the same, and the peak of a training was; but a process keeps what it has had until it ends.
     """
     if platform.libc_ver()[0] != "glibc":
