@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from distillctl.console import READABLE, ConsoleReporter, _executions, table
+from distillctl.console import READABLE, ConsoleReporter, _executions, table, write_plainly
 from distillctl.core.analysis.document import Cell, Table
 from distillctl.core.distillation import Outcome
 from distillctl.core.execution.outcomes import OUTCOMES
@@ -158,3 +160,12 @@ def test_of_several_processes_the_main_one_is_heard(
         monkeypatch.setenv("RANK", rank)
         ConsoleReporter().note("a note")
         assert capsys.readouterr().out == shown
+
+
+def test_text_for_a_program_that_has_gone_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        write_plainly("more than anybody reads")
+        write_plainly("and more")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from distillctl.core.errors import NotFiniteError
+from distillctl.core.errors import NotFiniteError, RunError
 from distillctl.core.processes import ALONE, Processes
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory, StepLog
@@ -159,13 +159,6 @@ class Trainer:
         raised = torch.tensor([float(flag) for flag in flags], device=self.stepper.accelerator.device)
         return [count > 0 for count in self.stepper.accelerator.reduce(raised, reduction="sum").tolist()]
 
-    def _rescue(self, log: StepLog | SilentLog, error: BaseException) -> None:
-        """What the epoch learned outlives what kept it from being scored."""
-        try:
-            self._save(log)
-        except Exception as another:  # noqa: BLE001 - the first one is what the user has to hear of
-            error.add_note(f"and no checkpoint could be written: {another}")
-
     @property
     def _scores_dev(self) -> bool:
         return self.score_dev is not None and self.config.evaluation.on_epoch_end
@@ -177,13 +170,17 @@ class Trainer:
 
     def _end_epoch(self, log: StepLog | SilentLog, reporter: Reporter) -> None:
         if self.score_dev is not None and self._scores_dev:
+            scored = False
             try:
                 with self.whole_student() as student:
                     f1 = self.processes.share(partial(self.score_dev, student))
-            except BaseException as error:
-                if self.stepper.accelerator.num_processes == 1:  # of several, the others may be gone
-                    self._rescue(log, error)
-                raise
+                scored = True
+            finally:
+                # What the epoch learned outlives what kept it from being scored, which is what the user hears of. Of
+                # several processes, the others may be gone.
+                if not scored and self.stepper.accelerator.num_processes == 1:
+                    with suppress(OSError, RunError):
+                        self._save(log)
             self.state = replace(self.state, dev_f1={**self.state.dev_f1, str(self.state.step): f1})
             log.mirror(self.state.step, {"dev/f1": f1})
             epoch = self.state.step * self.plan.step_size / self.plan.examples
