@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.core.data.found_tests import with_line_feeds
-from distillctl.core.data.java_parser import java_parser
+from distillctl.core.data.java_parser import parse_as_body
 from distillctl.core.data.python_tests import is_python, one_line
 from distillctl.core.errors import DataError, UsageError
 
@@ -199,17 +199,10 @@ def join_java(statement: str) -> str:
 def _java_statements(text: str) -> list[str] | None:
     """The statements of a text that is Java as a whole, those of one line together; None for any other text."""
     content = text.encode("utf-8", "surrogatepass")
-    root = java_parser().parse(b"class A { void a() {\n" + content + b"\n} }").root_node
-    body = root.named_children[0].child_by_field_name("body") if root.named_children else None
-    block = body.named_children[0].child_by_field_name("body") if body and body.named_children else None
-    if (
-        root.has_error
-        or block is None
-        or len(root.named_children) > 1
-        or block.end_byte - block.start_byte != len(content) + 4
-    ):
+    parsed = parse_as_body(content)
+    if parsed is None:
         return None
-    shift = block.start_byte + 2
+    block, shift = parsed
     pieces: list[tuple[int, int]] = []
     for node in block.named_children:
         start, end = node.start_byte - shift, node.end_byte - shift

@@ -6,15 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from distillctl.core.data.java_parser import COMMENTS, java_parser
+from distillctl.core.data.java_parser import COMMENTS, parse_as_body
 from distillctl.core.errors import DataError
 from distillctl.core.evaluation.lines import parse_python_line, split_lines
 
 if TYPE_CHECKING:
     from tree_sitter import Node
 
-_JAVA_BEFORE = b"class Wrapper { void wrapper() {\n"
-_JAVA_AFTER = b"\n} }"  # on a line of its own: a closing line comment must not swallow it
 # The grammar lets any expression and any declaration stand as a statement; the language does not (JLS 14.8).
 _JAVA_EXPRESSION_STATEMENTS = {
     "assignment_expression",
@@ -56,21 +54,12 @@ def valid_syntax(text: str, language: str) -> bool:
 
 def _valid_java(text: str) -> bool:
     try:
-        source = _JAVA_BEFORE + text.encode("utf-8") + _JAVA_AFTER
+        parsed = parse_as_body(text.encode("utf-8"))
     except UnicodeEncodeError:  # lone surrogates: no source file holds them
         return False
-    root = java_parser().parse(source).root_node
-    if root.has_error:  # ERROR and missing nodes, anywhere
+    if parsed is None:
         return False
-    declaration = _only_child(root, "class_declaration")
-    body = declaration and declaration.child_by_field_name("body")
-    method = body and _only_child(body, "method_declaration")
-    block = method and method.child_by_field_name("body")
-    if not block:
-        return False
-    # The method's braces must be ours, or the text closed the method and opened something else.
-    if block.start_byte != len(_JAVA_BEFORE) - 2 or block.end_byte != len(source) - 2:
-        return False
+    block, _ = parsed
     statements = [child for child in block.named_children if child.type not in COMMENTS]
     return bool(statements) and all(map(_is_java_statement, statements)) and all(map(_is_java_token, _inside(block)))
 
@@ -81,11 +70,6 @@ def _inside(node: Node) -> Iterator[Node]:
         node = waiting.pop()
         yield node
         waiting += node.children
-
-
-def _only_child(node: Node, kind: str) -> Node | None:
-    children = [child for child in node.named_children if child.type not in COMMENTS]
-    return children[0] if len(children) == 1 and children[0].type == kind else None
 
 
 def _is_java_token(node: Node) -> bool:

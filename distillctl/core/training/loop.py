@@ -66,7 +66,8 @@ class Trainer:
     ) -> None:
         self.stepper, self.config, self.plan = stepper, stepper.config, stepper.plan
         self.tokenizer, self.run = tokenizer, run
-        self.data_fingerprint, self.score_dev = data_fingerprint, score_dev
+        self.data_fingerprint = data_fingerprint
+        self.score_dev = score_dev if self.config.evaluation.on_epoch_end else None
         self.processes = processes
         self.state = TrainerState(0, 0, data_fingerprint, {}, processes=stepper.accelerator.num_processes)
 
@@ -82,7 +83,7 @@ class Trainer:
         self.stepper.spread()
         log = self._open_log(gate_norms, after=first if checkpoint else None)
         with log, InterruptFlag() as interrupt, reporter.task("training", self.plan.steps) as task:
-            if self._scores_dev and self._ends_epoch(first) and str(first) not in self.state.dev_f1:
+            if self.score_dev is not None and self._ends_epoch(first) and str(first) not in self.state.dev_f1:
                 self._end_epoch(log, reporter)  # it was trained to its end, and what was to score it failed
                 raised, terminated = self._anywhere(interrupt.raised, interrupt.terminated)
                 if raised:
@@ -159,17 +160,13 @@ class Trainer:
         raised = torch.tensor([float(flag) for flag in flags], device=self.stepper.accelerator.device)
         return [count > 0 for count in self.stepper.accelerator.reduce(raised, reduction="sum").tolist()]
 
-    @property
-    def _scores_dev(self) -> bool:
-        return self.score_dev is not None and self.config.evaluation.on_epoch_end
-
     def _ends_epoch(self, step: int) -> bool:
         """Whether an epoch is complete, or the run, with that many steps and with no fewer."""
         before, after = (self.plan.epoch_after(number) + 1e-9 for number in (step - 2, step - 1))
         return step > 0 and (math.floor(after) > math.floor(before) or step == self.plan.steps)
 
     def _end_epoch(self, log: StepLog | SilentLog, reporter: Reporter) -> None:
-        if self.score_dev is not None and self._scores_dev:
+        if self.score_dev is not None:
             scored = False
             try:
                 with self.whole_student() as student:
