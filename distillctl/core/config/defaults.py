@@ -30,7 +30,9 @@ BALANCE: Final = "band"
 
 MAX_AUXILIARY_SHARE: Final = 0.1
 """``objective.max_auxiliary_share``. Measured without it, one epoch of 36,000 records: the auxiliary gradient
-at the logits was ten times the primary one and orthogonal to it, and F1 was 3.5, against 9.2 with a limit of 0.3."""
+at the logits was ten times the primary one and orthogonal to it, and F1 was 3.5, against 9.2 with a limit of 0.3. With
+today's weights of the other terms 0.1, 0.3, 1 and none are not told apart, one run each
+(results/published/objective-comparison)."""
 
 FOCAL_WEIGHT: Final = 0.05
 """Low, against 0.3 in the ancestor: with less of it and more of the teacher short runs had more exact matches on dev
