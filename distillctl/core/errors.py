@@ -21,6 +21,10 @@ class UsageError(DistillError):
     exit_code = 2
 
 
+class InUseError(UsageError):
+    """Another process writes there; what was asked for can be had when that ends."""
+
+
 class DataError(DistillError):
     """Bad or incompatible data: records, tokenizers, caches, checkpoints."""
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from distillctl.core.errors import UsageError
+from distillctl.core.errors import InUseError
 from distillctl.core.store.files import creating
 from distillctl.core.store.lock import hold_at_once
 
@@ -26,7 +26,7 @@ LOCK = "run.lock"
 def locked(root: Path) -> Iterator[None]:
     """Holds the lock of the run directory ``root``, which is made if it is missing; gives it back however that ends.
 
-    Raises UsageError where another process holds it, naming it, or where the lock cannot be written.
+    Raises InUseError where another process holds it, naming it; UsageError where the lock cannot be written.
     """
     path = root / LOCK
     with creating(root):
@@ -47,7 +47,7 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def check_unlocked(root: Path) -> None:
-    """Raise UsageError if another process writes to the run in ``root``; touches nothing."""
+    """Raise InUseError if another process writes to the run in ``root``; touches nothing."""
     try:
         with (root / LOCK).open("rb") as file:
             if not hold_at_once(file):
@@ -55,6 +55,16 @@ def check_unlocked(root: Path) -> None:
             _check_not_elsewhere(root / LOCK, _holder(file))
     except OSError:  # none there, or unreadable: whoever wants to write will be told
         return
+
+
+def drop_lock_of_the_dead(root: Path) -> None:
+    """Removes the lock file of ``root`` if no process here holds it, whatever machine it names.
+
+    For who knows by other means that its holder is dead: a lock that names another machine is kept otherwise.
+    """
+    with suppress(OSError), (root / LOCK).open("rb") as file:
+        if hold_at_once(file):
+            (root / LOCK).unlink()
 
 
 def _acquire(path: Path) -> BinaryIO:
@@ -92,8 +102,8 @@ def _check_not_elsewhere(path: Path, holder: dict[str, object]) -> None:
         raise _in_use(path, holder, f". If that process is gone, delete {path}")
 
 
-def _in_use(path: Path, holder: dict[str, object], way_out: str = "") -> UsageError:
+def _in_use(path: Path, holder: dict[str, object], way_out: str = "") -> InUseError:
     who = "another process"
     if holder:
         who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
-    return UsageError(f"{path.parent}: in use by {who}: wait for it, stop it, or choose another --output-dir{way_out}")
+    return InUseError(f"{path.parent}: in use by {who}: wait for it, stop it, or choose another --output-dir{way_out}")

@@ -26,6 +26,7 @@ from distillctl.core.materials import load_models
 from distillctl.core.models.encoders import load_encoder
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory
+from distillctl.core.run_dir.lock import check_unlocked, drop_lock_of_the_dead
 from distillctl.core.sweep.plan import SPLIT, Sweep, Trial
 from distillctl.core.sweep.study import MADE_FROM, FileSums, Result
 from distillctl.core.training.accelerator import make_accelerator, resolve_precision
@@ -59,15 +60,17 @@ class TrainedTrial:
 
     def __call__(self, trial: Trial, reporter: Reporter) -> Result:
         config = trial.config
+        folder = Path(config.output_dir)
+        drop_lock_of_the_dead(folder)  # the claim on this trial says that it is ours alone
         try:
+            resume = _can_go_on(folder)
             try:
-                seconds = self._train(config, reporter)
+                seconds = self._train(config, reporter, resume=resume)
             except DataError:
-                if not (Path(config.output_dir) / "checkpoints").is_dir():
+                if not resume:
                     raise
                 # What a dead worker left cannot be gone on with (another device, a damaged checkpoint): from the start.
-                shutil.rmtree(config.output_dir)
-                seconds = self._train(config, reporter)
+                seconds = self._train(config, reporter, resume=False)
         finally:
             gc.collect()
             if torch.cuda.is_available():
@@ -79,16 +82,19 @@ class TrainedTrial:
         made_from = {name: said[name] for name in MADE_FROM if name in said}
         return Result(score, file_sums(run), said[SPLIT], len(run.rows), seconds, made_from)
 
-    def _train(self, config: Config, reporter: Reporter) -> float:
-        """Trains, from the last checkpoint where a worker died in this trial; returns the seconds in all."""
+    def _train(self, config: Config, reporter: Reporter, *, resume: bool) -> float:
+        """Trains, from the last checkpoint or from the start; returns the seconds in all."""
         folder = Path(config.output_dir)
-        resume = (folder / "run.json").is_file()
-        if resume and RunDirectory.open(folder).record().get("status") == "failed":
-            resume = False  # tried again: what failed may lie in its files
         if folder.is_dir() and not resume:
+            check_unlocked(folder)  # of a worker that was stopped for a while and is no more dead than its files
             shutil.rmtree(folder)
         outcome = distil(config, reporter, resume=resume, corpus=self._corpus)
         return sum(outcome.seconds.values())
+
+
+def _can_go_on(folder: Path) -> bool:
+    """Whether a worker died (or was stopped) in this trial. What failed is tried from the start: it may lie there."""
+    return (folder / "run.json").is_file() and RunDirectory.open(folder).record().get("status") != "failed"
 
 
 def file_sums(run: RunData) -> FileSums:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from distillctl.core.errors import DistillError, RunError
+from distillctl.core.errors import DistillError, InUseError, RunError
 from distillctl.core.progress import Reporter
 from distillctl.core.sweep.claims import DeathWatch, worker_name
 from distillctl.core.sweep.plan import Sweep, Trial
@@ -16,6 +16,8 @@ from distillctl.core.sweep.study import FAILED, Entry, Result, Study
 
 BEAT_SECONDS = 10.0
 POLL_SECONDS = 1.0
+IN_USE_SECONDS = 30.0
+"""Until a trial is tried again in whose directory a worker that was given up for dead turned out to write still."""
 MOST_DEATHS = 5
 """A trial in which this many workers died (out of memory, say) would kill every further one: it counts as failed.
 --retry-failed starts the count anew."""
@@ -41,6 +43,7 @@ class Worker:
         self._sweep, self._study, self._objective, self._view = sweep, study, objective, view
         self._me = worker_name()
         self._watch = DeathWatch()
+        self._not_before: dict[int, float] = {}  # trial: the time until which it is left to whoever is at it
         # Only what failed before now: what fails again is not tried for ever.
         failed = (entry for entry in study.entries() if retry_failed and entry.state == FAILED)
         self._again = {entry.number for entry in failed}
@@ -67,7 +70,7 @@ class Worker:
     def _gets(self, trial: Trial, entry: Entry) -> bool:
         """Takes the trial if it is to be had."""
         claims = self._study.claims
-        if self._is_over(entry):
+        if self._is_over(entry) or time.monotonic() < self._not_before.get(trial.number, 0.0):
             return False
         if entry.claim.worker is None:
             taken = claims.take(trial.number, self._me)
@@ -91,6 +94,9 @@ class Worker:
                 return
             with _Heart(self._study, trial.number, self._me, self._view):
                 outcome = self._try(trial)
+            if outcome is None:
+                self._not_before[trial.number] = time.monotonic() + IN_USE_SECONDS
+                return
             if not self._study.claims.holds(trial.number, self._me):
                 return  # this process slept too long: another one has it now, and will tell
             if isinstance(outcome, Result):
@@ -100,10 +106,15 @@ class Worker:
         finally:
             self._study.claims.release(trial.number, self._me)
 
-    def _try(self, trial: Trial) -> Result | str:
-        """The trial's result, or why it failed."""
+    def _try(self, trial: Trial) -> Result | str | None:
+        """The trial's result, or why it failed; None where a process that was given up for dead is still at it."""
+        reporter = self._view.reporter(trial)
         with _Failure() as failure:
-            return self._objective(trial, self._view.reporter(trial))
+            try:
+                return self._objective(trial, reporter)
+            except InUseError as error:  # it slept (Ctrl-Z, a closed lid) or its beat did not arrive
+                reporter.note(f"left for now: {error}")
+                return None
         return failure.reason
 
 

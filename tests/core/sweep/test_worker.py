@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from distillctl.core.errors import RunError, UsageError
+from distillctl.core.errors import InUseError, RunError, UsageError
 from distillctl.core.progress import Reporter
 from distillctl.core.sweep import claims, worker
 from distillctl.core.sweep.claims import Claim, DeathWatch, is_gone, worker_name
@@ -155,6 +155,26 @@ def test_a_worker_that_lost_its_trial_tells_nothing(tmp_path: Path) -> None:
 
     Worker(sweep, study, slept_too_long, Silent()).work()
     assert study.results()[0] == result(9)
+
+
+def test_a_trial_in_which_somebody_given_up_for_dead_still_writes_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "IN_USE_SECONDS", 0.2)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.05)
+    sweep = planned(tmp_path)
+    study = study_in(tmp_path, sweep)
+    tried: list[int] = []
+
+    def objective(trial: Trial, reporter: Reporter) -> Result:
+        tried.append(trial.number)
+        if tried.count(0) == 1 and trial.number == 0:
+            raise InUseError("run: in use by process 7")
+        return result(trial.number)
+
+    Worker(sweep, study, objective, Silent()).work()
+    assert tried == [0, 1, 2, 0]  # the others first
+    assert [entry.state for entry in study.entries()] == [DONE] * 3
 
 
 def test_a_worker_beats_while_it_trains_even_if_the_storage_is_away_for_a_moment(
