@@ -53,7 +53,8 @@ def run(
 
 def _introduce(sweep: Sweep, corpus: Corpus, records: int, reporter: ConsoleReporter) -> None:
     config = sweep.trials[0].config
-    trained = min(records, config.data.max_train_samples or records)
+    sizes = sorted({min(records, trial.config.data.max_train_samples or records) for trial in sweep.trials})
+    trained = " or ".join(f"{size:,}" for size in sizes)
     there = corpus.sizes["dev"]
     scored = min(there, config.evaluation.limit or there)
     varied = " x ".join(f"{axis.label} {{{', '.join(map(str, axis.values))}}}" for axis in sweep.axes)
@@ -62,7 +63,7 @@ def _introduce(sweep: Sweep, corpus: Corpus, records: int, reporter: ConsoleRepo
         f"{len(sweep.trials)} trials"
     )
     reporter.note(
-        f"each trains on {trained:,} of {records:,} records and is scored on {scored:,} of {there:,} records of dev; "
+        f"each trains on {trained} of {records:,} records and is scored on {scored:,} of {there:,} records of dev; "
         "validation is not looked at"
     )
     for note in sweep.notes:

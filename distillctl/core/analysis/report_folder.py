@@ -32,12 +32,18 @@ def check_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise UsageError(f"{folder}: should be a folder. Choose another -o DIR")
-    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in {MARKDOWN, PAGE, *_KNOWN})
+    others = sorted(entry.name for entry in folder.iterdir() if not _is_ours(entry.name))
     if others:
         raise UsageError(
             f"{folder}: should be empty or hold a former report only. Found {', '.join(others[:3])}"
             f"{' and more' if len(others) > 3 else ''}; choose another -o DIR"
         )
+
+
+def _is_ours(name: str) -> bool:
+    known = (MARKDOWN, PAGE, *_KNOWN)
+    # The second kind is of a report that was killed while it wrote.
+    return name in known or (name.endswith(".tmp") and name.startswith(tuple(f".{file}." for file in known)))
 
 
 def write_report(folder: Path, document: Document, pictures: Mapping[str, bytes]) -> list[Path]:

@@ -114,7 +114,8 @@ def advise(run: ScalingRun, window: int) -> BetaAdvice:
         apart=float(np.median(anchors.max(axis=0) / anchors.min(axis=0))),
         first=float(centres[0]),
         last=float(centres[-1]),
-        keep=now[0] >= ENOUGH or 1 / _NEAR <= run.beta / by_losses <= _NEAR,
+        # Where the losses move far during a run, the middle may hold fewer windows than what there is.
+        keep=now[0] >= ENOUGH or now[0] > then[0] or 1 / _NEAR <= run.beta / by_losses <= _NEAR,
     )
 
 

@@ -79,5 +79,7 @@ def _step_size(run: RunData) -> int:
 
 def _machine(run: RunData) -> tuple[Any, ...]:
     facts = run.facts("hardware")
-    machine = (facts.get(name) for name in ("processor", "cores", "accelerator", "torch_threads"))
-    return (*machine, run.record.get("processes", 1))
+    machine = (facts.get(name) for name in ("processor", "cores", "torch_threads"))
+    # What is noted is the accelerator that there was; a run may have been told to leave it alone.
+    accelerator = None if run.config.get("device") == "cpu" else facts.get("accelerator")
+    return (*machine, accelerator, run.record.get("processes", 1))

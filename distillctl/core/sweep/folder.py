@@ -64,10 +64,12 @@ def best_yaml(sweep: Sweep, ranking: Ranking) -> str:
     best = ranking.best
     interval = "no interval" if best.low is None else f"95 % interval {best.low:.2f} to {best.high:.2f}"
     lines = [
-        f"# The best of {len(sweep.points)} grid points: {point_text(sweep.axes, best.point)}",
+        f"# The best of {len(ranking.ranks)} grid points: {point_text(sweep.axes, best.point)}",
         f"# F1 {best.f1:.2f} ({interval}) on {ranking.samples:,} records of {SPLIT}, "
         f"{'seeds' if len(sweep.seeds) > 1 else 'seed'} {', '.join(map(str, sweep.seeds))}; distillctl {__version__}",
     ]
+    if ranking.unranked:
+        lines.append(f"# Not ranked, because a training of theirs failed: {len(ranking.unranked)}")
     return "\n".join(lines) + "\n" + dump_yaml(sweep.best_config(best.point).to_dict())
 
 

@@ -97,6 +97,11 @@ def plan_sweep(
     _check_numbers(axes, base.seed, seeds, fraction)
     seed_list = tuple(range(base.seed, base.seed + seeds))
     forced, notes = _forced_balance(axes, base)
+    if fraction is not None and base.data.max_train_samples not in (None, defaults.MAX_TRAIN_SAMPLES):
+        notes += (
+            f"{TRAIN_RECORDS}: {base.data.max_train_samples:,} is for the best one's training; --data-fraction "
+            "says how many records a trial has",
+        )
     common = {
         "data.sample_seed": base.seed if base.data.sample_seed is None else base.data.sample_seed,
         "evaluation.split": SPLIT,
@@ -183,8 +188,8 @@ def _in_full(base: Config, output: Path, fraction: float | None) -> dict[str, An
         "evaluation.limit": _not_reduced(base.evaluation.limit, defaults.EVALUATION_LIMIT),
         "evaluation.dev_limit": _not_reduced(base.evaluation.dev_limit, defaults.DEV_LIMIT),
     }
-    if fraction is not None:
-        values[TRAIN_RECORDS] = None
+    if fraction is not None and base.data.max_train_samples == defaults.MAX_TRAIN_SAMPLES:
+        values[TRAIN_RECORDS] = None  # unless somebody chose a number
     return values
 
 

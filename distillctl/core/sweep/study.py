@@ -74,10 +74,10 @@ class Entry:
 
 
 def sqlite_url(file: Path) -> str:
-    """The storage URL of an SQLite file. Optuna formats URLs, so braces are doubled."""
+    """The storage URL of an SQLite file. Optuna formats URLs, so braces are doubled; a % would begin an escape."""
     if "?" in str(file):
         raise UsageError(f"{file}: an SQLite file's path cannot hold a '?'; choose another -o DIR")
-    return "sqlite:///" + str(file).replace("{", "{{").replace("}", "}}")
+    return "sqlite:///" + str(file).replace("%", "%25").replace("{", "{{").replace("}", "}}")
 
 
 class Study:

@@ -128,6 +128,14 @@ def test_wall_time_that_cannot_be_compared_is_not_measured(arm: Arm, words: str,
     assert re.search(words, one.measured)
 
 
+def test_a_gpu_that_a_run_left_alone_is_not_its_hardware(tmp_path: Path) -> None:
+    record = {"hardware": {"processor": "made", "cores": 2, "accelerator": "one"}}
+    on, off = Arm(record=record), Arm(record=record, settings=("device=cpu",))
+    mixed = criterion(compared(tmp_path / "mixed", [off], [on]), WALL)
+    assert (mixed.verdict, "different hardware" in mixed.measured) == ("not measured", True)
+    assert criterion(compared(tmp_path / "without", [Arm()], [off]), WALL).verdict == "met"
+
+
 def test_wall_time_of_the_other_pairs_counts_where_one_is_left_out(tmp_path: Path) -> None:
     slow, resumed = Arm(seconds=500.0), Arm(seconds=1.0, record={"resumed_at": "2026-01-01"})
     both = criterion(compared(tmp_path, [Arm(), Arm()], [slow, resumed]), WALL)

@@ -27,6 +27,11 @@ def test_a_new_an_empty_and_a_former_folder_are_fine(tmp_path: Path) -> None:
     check_folder(tmp_path / "empty")
 
 
+def test_what_a_killed_report_left_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".report.html.0123456789ab.tmp").touch()
+    check_folder(tmp_path)
+
+
 def test_a_former_reports_picture_does_not_stay(tmp_path: Path) -> None:
     write_report(tmp_path, DOCUMENT, {"step_time.png": b"p", "arms.png": b"p"})
     write_report(tmp_path, DOCUMENT, {"step_time.png": b"q"})

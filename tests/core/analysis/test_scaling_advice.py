@@ -50,6 +50,14 @@ def test_a_beta_in_the_band_is_kept_and_one_outside_is_not() -> None:
     assert found.semantic_in_band_now == 0
 
 
+def test_a_beta_that_is_worse_by_its_own_measure_is_not_advised() -> None:
+    """The semantic loss falls: the middle of all windows is that of the few in which it moves."""
+    falling = np.where(np.arange(600) < 300, 0.2, 0.2 * 2.0 ** (-np.arange(600) / 60))
+    found = advise(run_of(Log(losses={"focal": 1.0, "jsd": 0.8, "semantic": falling}), beta=5.0), 100)
+    assert found.semantic_in_band < found.semantic_in_band_now < 0.95
+    assert found.keep
+
+
 def test_the_range_that_stays_in_the_band_is_told() -> None:
     found = advise(run_of(Log(), beta=5.0), 100)
     assert (found.low, found.high) == pytest.approx((0.5 * 1.0 / 0.2, 2 * 0.8 / 0.2))

@@ -57,8 +57,9 @@ def test_the_winners_configuration_is_one_that_train_takes(tmp_path: Path) -> No
     assert (config.evaluation.split, config.data.max_train_samples) == ("validation", None)
     text = (tmp_path / "best.yaml").read_text()
     assert text.startswith(
-        "# The best of 4 grid points: semantic_loss_scale=5, jsd.weight=[0.7, 0.2]\n# F1 40.00 (95 %"
+        "# The best of 3 grid points: semantic_loss_scale=5, jsd.weight=[0.7, 0.2]\n# F1 40.00 (95 %"
     )
+    assert "\n# Not ranked, because a training of theirs failed: 1\n" in text
     assert (tmp_path / "f1.png").read_bytes() == b"png"
     facts = json.loads((tmp_path / "ranking.json").read_text())
     assert [found["values"]["objective.semantic_loss_scale"] for found in facts["ranking"]] == [5, 3, 3]

@@ -265,8 +265,9 @@ def test_a_password_is_not_shown(tmp_path: Path) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_folder_with_braces_holds_a_storage(tmp_path: Path) -> None:
-    folder = tmp_path / "a{b}"
+@pytest.mark.parametrize("name", ["a{b}", "a%20b", "5%data"])
+def test_a_folder_with_braces_or_percents_holds_a_storage(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
     sweep = planned(folder)
     assert study_in(folder, sweep).entries()[0].state == WAITING
     assert (folder / "sweep.db").is_file()
