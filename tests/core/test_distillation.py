@@ -284,6 +284,8 @@ def test_the_embedded_teacher_has_a_tokenizer_made_for_its_records(tiny: Tiny, t
     assert models.student.config.d_model == 256
     assert models.student.config.vocab_size == len(models.tokenizer)
     assert models.teacher is None
+    with pytest.raises(UsageError, match="cannot generate"):
+        new_teacher(tiny.config(tmp_path, "student.init=random", "student.encoder_layers=1"), data, SilentReporter())
     whole = new_teacher(tiny.config(tmp_path, "student.init=random"), data, SilentReporter())
     assert (whole.student.config.num_layers, whole.student.config.num_decoder_layers) == (6, 2)
     # All training records shape it, chosen or not; nothing of what is scored does.

@@ -28,7 +28,7 @@ from distillctl.core.progress import Reporter
 from distillctl.core.store.files import to_json, write_atomically, writing
 from distillctl.core.store.identity import name_of
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Part of the name: raise it when :func:`align_vocabularies` may give another map for the same tokenizers."""
 _TENSORS = ("counts", "matches", "pieces")
 _ABOUT = "about"

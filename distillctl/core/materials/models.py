@@ -14,7 +14,14 @@ from distillctl.core.errors import DataError, UsageError
 from distillctl.core.materials.data import Data
 from distillctl.core.models.encoders import input_embeddings, load_encoder
 from distillctl.core.models.loading import EMBEDDED, freeze, load_seq2seq, load_tokenizer
-from distillctl.core.models.student import draw_weights, embedded_shape, make_student, with_layers
+from distillctl.core.models.student import (
+    check_can_generate,
+    draw_weights,
+    embedded_shape,
+    layer_count,
+    make_student,
+    with_layers,
+)
 from distillctl.core.models.vocabulary import logit_width, shared_vocabulary, special_ids
 from distillctl.core.progress import Reporter
 
@@ -85,7 +92,9 @@ def new_teacher(config: Config, data: Data, reporter: Reporter) -> Models:
         tokenizer = train_tokenizer(texts)
     wanted = {"encoder": settings.encoder_layers, "decoder": settings.decoder_layers}
     counts = {stack: count for stack, count in wanted.items() if count is not None}
-    student = draw_weights(with_layers(embedded_shape(len(tokenizer)), counts), settings.init)
+    shape = with_layers(embedded_shape(len(tokenizer)), counts)
+    check_can_generate(shape, {stack: layer_count(shape, stack) for stack in wanted})
+    student = draw_weights(shape, settings.init)
     return Models(student, tokenizer, None, None)
 
 

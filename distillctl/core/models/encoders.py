@@ -66,7 +66,8 @@ def input_embeddings(model: Any) -> Tensor:
     embedding = model.get_input_embeddings()
     weight: Tensor = embedding.weight
     if type(embedding) is nn.Embedding:
-        return weight
+        scale = float(getattr(model, "embed_scale", 1.0))  # Pegasus and Marian scale behind it, and token ids alone
+        return weight if scale == 1.0 else weight.detach() * scale
     with torch.no_grad():
         scaled: Tensor = embedding(torch.arange(len(weight), device=weight.device))
     return scaled

@@ -232,7 +232,21 @@ def load_seq2seq(name: str, role: str, trusted_revision: str | None = None) -> A
             f"{role} {name!r} is a {config.model_type} model, not an encoder-decoder. "
             "distillctl distils encoder-decoder models such as CodeT5+ 220M and 770M"
         )
+    encoder_layers, decoder_layers = (config.to_dict().get(count) for count in ("num_layers", "num_decoder_layers"))
+    if deeper_than_cache(config, encoder_layers, decoder_layers):
+        raise DataError(
+            f"{role} {name!r}: a {config.model_type} decoder of {decoder_layers} layers behind an encoder of "
+            f"{encoder_layers} cannot generate in transformers"
+        )
     return load_weights(AutoModelForSeq2SeqLM, name, role, trusted_revision)
+
+
+def deeper_than_cache(config: Any, encoder_layers: int | None, decoder_layers: int | None) -> bool:
+    """Whether it is a T5 with more layers to decode than to encode.
+
+    transformers 5 makes the cache of its decoder as deep as the encoder: such a model could not write.
+    """
+    return "num_decoder_layers" in config.to_dict() and (decoder_layers or 0) > (encoder_layers or 0)
 
 
 def load_weights(factory: Any, name: str, role: str, trusted_revision: str | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from distillctl.core.config.schema import SHAPED_INITS, Config, StudentConfig
 from distillctl.core.errors import DataError, UsageError
 from distillctl.core.models.head import run_head_in_float32
 from distillctl.core.models.induction import start_with_induction_heads
-from distillctl.core.models.loading import EMBEDDED, load_config, load_seq2seq
+from distillctl.core.models.loading import EMBEDDED, deeper_than_cache, load_config, load_seq2seq
 
 # Where encoder-decoder families keep their layers, and what their configs call the number of them.
 _LAYER = re.compile(r"^(.*?\b(encoder|decoder)\.(?:block|layers|layer)\.)(\d+)(\..*)$")
@@ -97,7 +97,8 @@ def set_dropout(model: nn.Module, rate: float) -> None:
         if isinstance(module, nn.Dropout):
             module.p = rate
         for name in _DROPOUT_RATES:
-            if isinstance(getattr(module, name, None), float):
+            there = getattr(module, name, None)  # an int where config.json says 0 or 1
+            if isinstance(there, float | int) and not isinstance(there, bool):
                 setattr(module, name, rate)
 
 
@@ -145,13 +146,17 @@ def _layer_counts(settings: StudentConfig, shape: Any, halve: bool) -> dict[str,
                 f"student.{stack}_layers: {counts[stack]} layers cannot be taken from a teacher with {there}. "
                 f"Use at most {there}, or student.init=random"
             )
-    # transformers 5 makes the cache of a T5 decoder as deep as the encoder: such a student could not write.
-    if "num_decoder_layers" in shape.to_dict() and counts["decoder"] > counts["encoder"]:
+    check_can_generate(shape, counts)
+    return counts
+
+
+def check_can_generate(shape: Any, counts: Mapping[str, int]) -> None:
+    """Raises UsageError where a model of ``shape`` with ``counts`` layers (by stack) could not write."""
+    if deeper_than_cache(shape, counts["encoder"], counts["decoder"]):
         raise UsageError(
             f"student.decoder_layers: a {shape.model_type} decoder of {counts['decoder']} layers behind an encoder of "
             f"{counts['encoder']} cannot generate in transformers. Use at most as many as student.encoder_layers"
         )
-    return counts
 
 
 def alternate_layers(available: int, wanted: int) -> list[int]:

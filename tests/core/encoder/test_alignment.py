@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
-from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from distillctl.core.encoder.alignment import Match, VocabularyMap, align_vocabularies
+from distillctl.core.encoder.frozen import FrozenEncoder
 from distillctl.core.encoder.spelling import Spelling, byte_alphabet
 from distillctl.core.errors import DataError
 from tests.tokenizers import CODET5_SPECIALS, byte_level_bpe, metaspace_words, roberta_bpe
@@ -96,15 +97,48 @@ def test_identity_when_the_vocabularies_are_the_same() -> None:
     assert found.coverage().to_dict() == {"exact": len(tokenizer), "by_pieces": 0, "altered": 0, "none": 0}
     wider = found.table(source, rows=len(source) + 4)
     assert torch.equal(wider[: len(source)], source)
-    assert (wider[len(source) :] == 0).all()
+    assert_no_token(wider[len(source) :], source)
+
+
+def assert_no_token(rows: Tensor, source: Tensor) -> None:
+    """As long as the others, in the direction of their mean."""
+    assert len(rows)
+    torch.testing.assert_close(rows.norm(dim=1), source.norm(dim=1).median().expand(len(rows)))
+    alike = torch.nn.functional.cosine_similarity(rows, source.mean(0, keepdim=True))
+    torch.testing.assert_close(alike, torch.ones(len(rows)))
+
+
+def test_a_prediction_of_no_token_is_no_explosion() -> None:
+    """A zero row would give a T5 encoder's RMS norm a Jacobian of 1,000."""
+    tokenizer = byte_level_bpe(CORPUS, 280)
+    model = T5EncoderModel(T5Config(vocab_size=len(tokenizer), d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2))
+    weight = model.get_input_embeddings().weight
+    table = align_vocabularies(tokenizer, tokenizer).table(weight, rows=len(tokenizer) + 1)
+    encoder, mask = FrozenEncoder(model, table), torch.ones(1, 2, dtype=torch.bool)
+
+    def gradient(predicted: list[int]) -> float:
+        logits = torch.nn.functional.one_hot(torch.tensor([predicted]), len(table)).float().requires_grad_(True)
+        encoder.predicted_states(logits, mask)[..., 0].sum().backward()
+        assert logits.grad is not None
+        return float(logits.grad.norm())
+
+    assert gradient([9, len(tokenizer)]) < 20 * gradient([9, 9])
+
+
+def test_a_pad_token_that_is_the_end_as_well_is_the_end() -> None:
+    student, encoder = (byte_level_bpe(CORPUS, 280) for _ in range(2))
+    student.pad_token = student.eos_token
+    found = align_vocabularies(student, encoder)
+    assert found.ids_of(student.eos_token_id) == [encoder.eos_token_id]
 
 
 def naive_table(student: Any, encoder: Any, found: VocabularyMap, source: Tensor, rows: int) -> Tensor:
     """One token after the other."""
-    table = torch.zeros(rows, source.shape[1])
+    nothing = source.mean(0) / source.mean(0).norm() * source.norm(dim=1).median()
+    table = nothing.repeat(rows, 1)
     for token_id in student.get_vocab().values():
         pieces = found.ids_of(token_id)
-        table[token_id] = torch.stack([source[piece] for piece in pieces]).mean(0) if pieces else source.mean(0)
+        table[token_id] = torch.stack([source[piece] for piece in pieces]).mean(0) if pieces else nothing
     return table
 
 
@@ -128,7 +162,7 @@ def test_other_ids_and_longer_tokens() -> None:
     # <extra_id_0> has no counterpart: the encoder's unknown token stands for it, and the report says so.
     assert torch.equal(table[student.get_vocab()["<extra_id_0>"]], source[encoder.unk_token_id])
     assert found.without_counterpart().tolist() == [student.get_vocab()["<extra_id_0>"]]
-    assert (table[len(student)] == 0).all()
+    assert_no_token(table[len(student) :], source)
     coverage = found.coverage()
     assert (coverage.by_pieces, coverage.none, coverage.altered) == (len(cut), 1, 0)
     assert coverage.total == len(student)
@@ -260,14 +294,14 @@ def test_coverage_of_the_targets_counts_each_use() -> None:
     assert found.coverage(torch.zeros(0, dtype=torch.int64)).total == 0
 
 
-def test_an_encoder_without_an_unknown_token_gives_its_mean_embedding() -> None:
+def test_an_encoder_without_an_unknown_token_gives_the_direction_of_its_mean() -> None:
     student, encoder = byte_level_bpe(CORPUS, 280), byte_level_bpe(CORPUS, 270, ["<pad>", "</s>", "<mask>"])
     encoder.unk_token = None
     source = embedding(len(encoder))
     found = align_vocabularies(student, encoder)
     lost = student.get_vocab()["<extra_id_0>"]
     assert matched(found, lost) == Match.NONE and found.ids_of(lost) == []
-    torch.testing.assert_close(found.table(source)[lost], source.mean(0))
+    assert_no_token(found.table(source)[lost : lost + 1], source)
 
 
 def test_tables_that_do_not_fit_are_refused() -> None:

@@ -75,8 +75,8 @@ def test_other_tokenizers_have_other_files(cache: Path, monkeypatch: pytest.Monk
     other_role.unk_token = "<mask>"
     opened(encoder=other_role)
     assert len(list(cache.iterdir())) == 4
-    monkeypatch.setattr(map_file, "ALGORITHM", 2)
-    monkeypatch.setattr(map_file.MapIdentity.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(map_file, "ALGORITHM", 3)
+    monkeypatch.setattr(map_file.MapIdentity.__init__, "__defaults__", (3,))
     opened()
     assert len(list(cache.iterdir())) == 5
 

@@ -21,6 +21,8 @@ from transformers import (
     ElectraModel,
     GPT2Config,
     GPT2LMHeadModel,
+    PegasusConfig,
+    PegasusModel,
     PretrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -127,6 +129,18 @@ def test_bart_scales_what_it_reads(tmp_path: Path, scaled: bool) -> None:
     encoder = load_encoder(str(tmp_path))
     assert_reads_as(encoder, model.get_encoder())
     assert longest_input(encoder) == 18
+
+
+def test_pegasus_scales_behind_its_embedding(tmp_path: Path) -> None:
+    shape: dict[str, Any] = {
+        f"{side}_{name}": value
+        for side in ("encoder", "decoder")
+        for name, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 16))
+    }
+    config = PegasusConfig(vocab_size=VOCAB, d_model=8, max_position_embeddings=18, scale_embedding=True, **shape)
+    model = PegasusModel(config)
+    model.save_pretrained(tmp_path)
+    assert_reads_as(load_encoder(str(tmp_path)), model.get_encoder())
 
 
 def test_electra_widens_its_embeddings_itself(tmp_path: Path) -> None:

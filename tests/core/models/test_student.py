@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import BartConfig, BartForConditionalGeneration
 
 from distillctl.core.config import Config, StudentConfig, TrainingConfig
 from distillctl.core.errors import DataError, UsageError
-from distillctl.core.models.loading import save_model
+from distillctl.core.models.loading import load_seq2seq, save_model
 from distillctl.core.models.student import (
     alternate_layers,
     embedded_shape,
@@ -157,6 +158,13 @@ def test_no_dropout_is_left_at_rate_zero(family: str, tiny: Tiny) -> None:
     assert torch.equal(model(**inputs).logits, model.eval()(**inputs).logits)
 
 
+def test_a_rate_that_config_json_writes_as_an_integer_is_set_too(tiny: Tiny) -> None:
+    model = tiny_teacher(tiny.tokenizer, dropout_rate=0)
+    set_dropout(model, 0.3)
+    attention = model.encoder.block[0].layer[0].SelfAttention
+    assert (model.encoder.dropout.p, attention.dropout) == (0.3, 0.3)
+
+
 def test_a_student_is_prepared_as_configured(tiny: Tiny) -> None:
     kept = tiny_teacher(tiny.tokenizer, dropout_rate=0.25)
     prepare_student(kept, Config())
@@ -199,3 +207,9 @@ def test_a_t5_decoder_deeper_than_its_encoder_is_refused(tiny: Tiny) -> None:
     assert shaped_config(StudentConfig(encoder_layers=2, decoder_layers=2), teacher.config).num_decoder_layers == 2
     with pytest.raises(UsageError, match=r"student.decoder_layers: a t5 decoder of 2 layers behind an encoder of 1"):
         shaped_config(StudentConfig(encoder_layers=1, decoder_layers=2), teacher.config)
+
+
+def test_so_is_one_that_is_ready(tiny: Tiny, tmp_path: Path) -> None:
+    tiny_teacher(tiny.tokenizer, num_layers=1, num_decoder_layers=2).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=r"teacher '.*': a t5 decoder of 2 layers behind an encoder of 1 cannot gener"):
+        load_seq2seq(str(tmp_path), "teacher")

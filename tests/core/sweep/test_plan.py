@@ -54,7 +54,9 @@ def test_a_number_of_records_that_was_chosen_stays_that_of_the_winner() -> None:
     def chosen(values: Mapping[str, Mapping[str, Any]]) -> Config:
         return load_config(settings=["data.max_train_samples=10000"], flags=values)
 
-    part = plan_sweep(chosen, ["objective.focal.weight=0.1,0.2"], seeds=1, output=HERE, fraction=0.05, train_records=97000)
+    part = plan_sweep(
+        chosen, ["objective.focal.weight=0.1,0.2"], seeds=1, output=HERE, fraction=0.05, train_records=97000
+    )
     assert part.trials[0].config.data.max_train_samples == 4850
     assert part.best_config((0.1,)).data.max_train_samples == 10000
     assert "data.max_train_samples: 10,000 is for the best one's training" in part.notes[0]
