@@ -98,6 +98,8 @@ def prepare(
             raise UsageError("--max-train-samples is for a training: all records of a --source or file are written")
         if mask and from_trident:
             raise UsageError("--mask is for records that are mined: those of the earlier pipeline have their masks")
+        if source and (unread := [name for name in ("--teacher", "--encoder", "--device") if options[name]]):
+            raise UsageError(f"{' and '.join(unread)}: no model reads a --source. Leave it out")
         if verify and (source or from_trident):
             raise UsageError("--verify checks the cache of a training: give it the records with --data")
         if processes > 1 and (source or from_trident):

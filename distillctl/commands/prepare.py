@@ -132,6 +132,8 @@ def _check_output(chosen: str | None, source: str | None) -> None:
     output = Path(chosen)
     if output.is_dir() or not output.parent.is_dir():
         raise UsageError(f"{output}: should be a file in a folder that exists. Choose another -o FILE")
+    if output.exists() and not output.is_file():  # another one would take the place of a device for everybody
+        raise UsageError(f"{output}: should be a regular file. Choose another -o FILE")
     if source is not None and output.exists() and Path(source).exists() and output.samefile(source):
         raise UsageError(f"{output}: is the file that the records are read from. Choose another -o FILE")
 
@@ -193,6 +195,7 @@ def _write(output: Path, records: list[Record]) -> int:
     """Writes under another name first: what was there stays whole until all of the new file is."""
     from distillctl.core.data.records import write_jsonl
 
+    output = output.resolve()  # of a link the file that it leads to
     temporary = output.with_name(f".{output.name}.partial")
     try:
         written = write_jsonl(temporary, records)

@@ -16,9 +16,11 @@ from distillctl.core.data.records import fingerprint
 from distillctl.core.data.selection import fixed_sample
 from distillctl.core.errors import DataError
 from distillctl.core.evaluation.evaluate_assertions import Scores
+from distillctl.core.execution.execute import check_placed
 from distillctl.core.execution.request import RunTests
 from distillctl.core.execution.scored import with_executions
 from distillctl.core.materials import make_encoder, read_corpus
+from distillctl.core.materials.models import check_lengths
 from distillctl.core.models.loading import load_seq2seq, load_tokenizer
 from distillctl.core.progress import Reporter
 from distillctl.core.run_dir import RunDirectory
@@ -32,6 +34,7 @@ from distillctl.core.scoring import (
     score_teacher,
     score_trivial_answers,
 )
+from distillctl.core.store.files import creating
 from distillctl.core.training.accelerator import make_accelerator, resolve_precision
 
 
@@ -69,12 +72,17 @@ def find_subject(target: str, output: str | None, teacher: str | None, config: C
     """
     path = Path(target)
     if not (path / "run.json").is_file():
-        # A model's folder is not ours to write into.
-        folder = Path(output) if output else Path("results") / f"evaluation-{path.resolve().name}"
+        # A model's folder is not ours to write into. A run's is called student, like that of any other run.
+        place = path.resolve()
+        name = f"{place.parent.name}-{place.name}" if place.name == "student" else place.name
+        folder = Path(output) if output else Path("results") / f"evaluation-{name}"
         return Subject(target, folder, None, teacher)
     run = RunDirectory.open(path)
     if not (run.path / "student" / "config.json").is_file():
-        raise DataError(f"{target}: the run has no student yet (its status is {run.record().get('status')!r})")
+        status = run.record().get("status")
+        if status == "finished":
+            raise DataError(f"{target}: a copy without the student (archived?). Score the run that it was made from")
+        raise DataError(f"{target}: the run has no student yet (its status is {status!r})")
     changed = [name for name in run.changed_files() if name.startswith("student/")]
     if changed:
         raise DataError(
@@ -124,6 +132,9 @@ def _assess(
 ) -> Assessment:
     started = time.perf_counter()
     model = load_seq2seq(subject.model, "model")
+    check_lengths(config, model, "model")
+    with creating(subject.folder):  # before anything is decoded
+        subject.folder.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(subject.model, "model")
     device = make_accelerator(config.device, bf16=config.training.bf16 is True).device
     model.to(device)
@@ -133,6 +144,8 @@ def _assess(
     encoded = _encode(config, tokenizer, fixed_sample(corpus.records(split), config.evaluation.limit), reporter)
     if subject.run is not None:
         _note_other_corpus(subject.run, corpus, reporter)
+    if tests is not None:
+        check_placed(encoded.records, tests.most)  # before anything is decoded
     outcome = Assessment(_folder(subject, split), split, {})
     beside = score_trivial_answers(encoded.records, train)
     if with_teacher and subject.teacher is not None:
@@ -171,6 +184,7 @@ def _encode(config: Config, tokenizer: Any, records: Sequence[Any], reporter: Re
 def _score_beside(name: str, config: Config, encoded: Encoded, device: Any, reporter: Reporter) -> dict[str, Scores]:
     """The teacher's scores on the same records, read with its own tokenizer."""
     teacher = load_seq2seq(name, "teacher").to(device)
+    check_lengths(config, teacher, "teacher")
     tokenizer = load_tokenizer(name, "teacher")
     own = make_encoder(config, tokenizer).encode(encoded.records)
     if own.records != encoded.records:

@@ -187,6 +187,8 @@ def _run(
     fingerprints = {"data": data_fingerprint} | processes.share(partial(learned_from, models, facts))
     checkpoint = checkpoint_to_resume(config, data_fingerprint, processes.count) if resume else None
     if resume:
+        if checkpoint is None:
+            reporter.note("there is no checkpoint to go on from: the run begins at step 1")
         check_same_models(RunDirectory.open(config.output_dir), fingerprints, facts.get("bank", {}).get("encoder"))
     # Everything that is read has been by now, and bad input refused: from here on the main process writes files.
     planned = plan_steps(config, encoded.train.examples, processes.count).steps

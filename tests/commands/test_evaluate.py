@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import BartConfig, BartForConditionalGeneration
 
 from distillctl import cli
 from distillctl.core import scoring
+from distillctl.core.assessment import find_subject
+from distillctl.core.config import Config
 from distillctl.core.data.corpus import file_corpus
 from distillctl.core.data.records import read_jsonl, write_jsonl
 from distillctl.core.evaluation import decoding
@@ -160,13 +163,48 @@ def test_another_corpus_than_the_runs_is_said(run: Path, tiny: Tiny, tmp_path: P
 def test_what_cannot_be_scored_is_refused(run: Path, tiny: Tiny, tmp_path: Path, capsys: Out) -> None:
     shutil.rmtree(run / "student")
     cases = [
-        ([str(run)], 3, "the run has no student yet"),
+        ([str(run)], 3, "a copy without the student (archived?)"),
         ([str(tmp_path / "nowhere")], 2, "no such directory"),
+        ([str(tiny.teacher), "--teacher", "x", "--no-teacher"], 2, "--teacher and --no-teacher: give one of them"),
+        ([str(tiny.teacher), "--data", str(tiny.corpus), "-o", str(tiny.corpus)], 2, "File exists"),
         ([str(tiny.teacher), "--data", str(tmp_path / "no.jsonl")], 2, "no.jsonl"),
     ]
     for arguments, code, words in cases:
         assert cli.run(["evaluate", *arguments]) == code
         assert words in capsys.readouterr().err
+
+
+def test_a_copy_without_weights_is_told_apart_from_a_run_under_way(run: Path, capsys: Out) -> None:
+    shutil.rmtree(run / "student")
+    RunDirectory.open(run).note(status="running")
+    assert cli.run(["evaluate", str(run)]) == 3
+    assert "the run has no student yet (its status is 'running')" in capsys.readouterr().err
+
+
+def test_students_of_two_runs_are_scored_into_two_folders() -> None:
+    folders = {find_subject(f"{run}/student", None, None, Config()).folder for run in ("a", "b")}
+    assert folders == {Path("results/evaluation-a-student"), Path("results/evaluation-b-student")}
+    assert find_subject("models/codet5p-220m", None, None, Config()).folder == Path("results/evaluation-codet5p-220m")
+
+
+def test_a_model_with_too_few_positions_is_refused(tiny: Tiny, tmp_path: Path, capsys: Out) -> None:
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    heads = {"encoder_attention_heads": 1, "decoder_attention_heads": 1}
+    config = BartConfig(vocab_size=len(tiny.tokenizer), max_position_embeddings=64, **heads, **sizes)
+    BartForConditionalGeneration(config).save_pretrained(tmp_path / "bart")
+    tiny.tokenizer.save_pretrained(tmp_path / "bart")
+    argv = [
+        "evaluate",
+        str(tmp_path / "bart"),
+        "--set",
+        "data.max_source_length=192",
+        "--data",
+        str(tiny.corpus),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    assert cli.run(argv) == 2
+    assert "data.max_source_length=192: the model reads 64 tokens at most" in capsys.readouterr().err
 
 
 def test_running_predictions_needs_permission_before_anything_is_loaded(tmp_path: Path, capsys: Out) -> None:
@@ -186,10 +224,11 @@ def test_without_a_sandbox_nothing_is_run(
     assert decoded == []
 
 
-def test_records_of_no_installed_package_cannot_be_run(run: Path, capsys: Out) -> None:
+def test_records_of_no_installed_package_cannot_be_run(run: Path, capsys: Out, decoded: list[int]) -> None:
     argv = ["evaluate", str(run), "--no-teacher", "--run-tests", "--allow-code-execution", "--unsafe-no-sandbox"]
     assert cli.run(argv) == 3
     assert "no record is of a test in an installed package" in capsys.readouterr().err
+    assert decoded == []  # told before the work
 
 
 @pytest.mark.parametrize("unsafe", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 import time
@@ -59,6 +60,18 @@ def test_the_file_that_is_read_is_not_replaced(tiny: Tiny, tmp_path: Path, capsy
         assert cli.run(["prepare", "--data", str(tiny.corpus), "-o", str(output)]) == 2
         assert "is the file that the records are read from" in capsys.readouterr().err
     assert tiny.corpus.read_bytes() == before
+
+
+def test_a_link_stays_and_a_device_is_no_place(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link, target = tmp_path / "link.jsonl", tmp_path / "target.jsonl"
+    target.touch()
+    link.symlink_to(target)
+    argv = ["prepare", "--data", str(tiny.corpus), "-o"]
+    assert cli.run([*argv, str(link)]) == 0
+    assert link.is_symlink() and target.stat().st_size > 0
+    os.mkfifo(tmp_path / "pipe")
+    assert cli.run([*argv, str(tmp_path / "pipe")]) == 2
+    assert "should be a regular file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["", "missing/out.jsonl"])
@@ -295,6 +308,7 @@ def test_a_source_tree_is_mined_shown_and_written(tmp_path: Path, capsys: pytest
         (["--source", "demo", "--language", "python"], 3, "no python test file below it"),
         (["--source", "demo", "--language", "java", "--data", "x"], 2, "give one of them"),
         (["--source", "demo", "--language", "java", "--verify"], 2, "--verify checks the cache of a training"),
+        (["--source", "demo", "--language", "java", "--device", "cpu"], 2, "--device: no model reads a --source"),
         (["--language", "java"], 2, "--language and --project say what a --source is"),
         (["--from-trident", "none.jsonl"], 2, "none.jsonl: no such file"),
         (["--from-trident", "old.jsonl"], 3, "old.jsonl:1: does not say its language"),

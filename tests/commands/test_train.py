@@ -326,6 +326,24 @@ def test_nothing_to_resume_is_a_usage_error(tiny: Tiny, tmp_path: Path, capsys: 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_finished_run_without_checkpoints_is_not_trained_over(
+    finished: Shown, tiny: Tiny, tmp_path: Path, capsys: Err
+) -> None:
+    run = Path(shutil.copytree(finished.path, tmp_path / "run"))
+    argv = ["train", "--config", str(run / "config.yaml"), "--output-dir", str(run), "--resume"]
+    assert cli.run([*argv, "--dry-run"]) == 0
+    assert "after step" in capsys.readouterr().out
+    shutil.rmtree(run / "checkpoints")
+    before = file_bytes(run)
+    for more in ([], ["--dry-run"]):
+        assert cli.run([*argv, *more]) == 3
+        assert "finished and its checkpoints are gone" in capsys.readouterr().err
+    assert file_bytes(run) == before
+    RunDirectory.open(run).note(status="interrupted")
+    assert cli.run([*argv, "--dry-run"]) == 0
+    assert "at step 1: there is no checkpoint yet" in capsys.readouterr().out
+
+
 def test_another_configuration_is_not_resumed(finished: Shown, tiny: Tiny, tmp_path: Path, capsys: Err) -> None:
     run = Path(shutil.copytree(finished.path, tmp_path / "run"))
     before = file_bytes(run)

@@ -21,6 +21,7 @@ _MASK = re.compile(r"<extra_id_\d+>")
 CHARACTERS_PER_TOKEN = 12
 # Where a text was clipped, the tokens next to the cut may differ from those of the whole text.
 UNSURE_TOKENS = 16
+_AT_ONCE = 512  # texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +176,11 @@ class Encoder:
         wanted = {self._mask_id(mask) for mask in masks}
         positions = [position for position, token in enumerate(test) if token in wanted]
         if len(positions) != len(masks):
+            lacking = [mask for mask in dict.fromkeys(masks) if self._mask_id(mask) == -1]
             raise DataError(
                 f"record {record.id}: the tokenizer does not know the masks of this record; "
-                f"it needs the tokens {', '.join(dict.fromkeys(masks))}"
+                f"it needs the tokens {', '.join(lacking or dict.fromkeys(masks))}. "
+                "Mask fewer assertions a test (data.max_assertions_per_test, or in the file), or leave the record out"
             )
         return positions
 
@@ -201,7 +204,9 @@ def fast_ids(backend: Any, texts: Sequence[str], split_special: bool) -> list[li
     backend.no_padding()
     backend.encode_special_tokens = split_special
     try:
-        return [encoding.ids for encoding in backend.encode_batch(list(texts), add_special_tokens=False)]
+        # In parts: an encoding holds some hundred bytes a token besides its ids.
+        parts = (list(texts[start : start + _AT_ONCE]) for start in range(0, len(texts), _AT_ONCE))
+        return [found.ids for part in parts for found in backend.encode_batch(part, add_special_tokens=False)]
     finally:
         backend.encode_special_tokens = before
 

@@ -123,16 +123,26 @@ def execute(
         else:
             samples.append(Sample(record, place, {name: texts[index] for name, texts in predictions.items()}))
     if not samples:
-        raise DataError(
-            "--run-tests: no record is of a test in an installed package. Records mined here are (distillctl prepare); "
-            "for others, install the packages in the versions they were mined from"
-        )
+        raise _none_placed()
     chunks = _chunks(samples)
     progress = _Progress(len(samples), on_progress)
     found = _run_chunks(chunks, limits, workers or len(os.sched_getaffinity(0)), progress)
     golds |= {name: gold for name, (gold, _) in found.items()}
     in_order = {record.id: golds[record.id] for record in records if record.id in golds}
     return Executions(limits, in_order, {name: found[name][1] for name in in_order if in_order[name].passed})
+
+
+def check_placed(records: Sequence[Record], most: int) -> None:
+    """Raises what :func:`execute` would raise where none of the records can be run: ask before they are decoded."""
+    if not any(find_place(record) for record in fixed_sample(records, most)):
+        raise _none_placed()
+
+
+def _none_placed() -> DataError:
+    return DataError(
+        "--run-tests: no record is of a test in an installed package. Records mined here are (distillctl prepare); "
+        "for others, install the packages in the versions they were mined from"
+    )
 
 
 Found = dict[str, tuple[Verdict, dict[str, Verdict]]]

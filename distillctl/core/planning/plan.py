@@ -88,11 +88,15 @@ def plan(config: Config, reporter: Reporter, *, overwrite: bool = False, resume:
     found, process = Plan(), process_bytes(device)
     models = load_models(config) if all_here(sources.values()) else None
     tokenizer, counted_by = (models.tokenizer, "the student's tokenizer") if models else _tokenizer(config, sources)
+    before = process_bytes(device)  # besides the models, which are counted by themselves
     encoded = encode_data(config, data, tokenizer, reporter)
-    if resume:
-        checkpoint_to_resume(config, fingerprint(encoded.train.records), ranks)
+    process += max(0, process_bytes(device) - before)
+    checkpoint = checkpoint_to_resume(config, fingerprint(encoded.train.records), ranks) if resume else None
     steps = plan_steps(config, encoded.train.examples, ranks)
     found.facts = _facts(config, data, encoded, steps, ranks)
+    if resume:
+        after = f"after step {checkpoint.state.step:,}" if checkpoint else "at step 1: there is no checkpoint yet"
+        found.facts["goes on"] = f"{after}; times are those of all steps"
     known = Known(
         config=config,
         device=device,

@@ -83,7 +83,8 @@ def check_same_models(run: RunDirectory, fingerprints: Mapping[str, str], encode
 def checkpoint_to_resume(config: Config, data_fingerprint: str, processes: int) -> Checkpoint | None:
     """The checkpoint to go on from; None where the run was stopped before its first, and begins anew.
 
-    Raises DataError for a damaged one, and for a run of another configuration or of other records.
+    Raises DataError for a damaged one, for a finished run without any, and for a run of another configuration or of
+    other records.
     """
     run = RunDirectory.open(config.output_dir)
     checkpoint = latest_checkpoint(run)
@@ -91,6 +92,11 @@ def checkpoint_to_resume(config: Config, data_fingerprint: str, processes: int) 
         saved = checkpoint.state.data_fingerprint
         check_same_run(checkpoint.path, checkpoint.config, saved, config.to_dict(), data_fingerprint)
         check_same_processes(checkpoint.path, checkpoint.state.processes, processes)
+    elif run.record().get("status") == "finished":
+        raise DataError(
+            f"{run.path}: the run is finished and its checkpoints are gone: there is nothing to go on from. "
+            "--overwrite trains it anew"
+        )
     elif run.config_file.is_file():
         saved = run.record().get("fingerprints", {}).get("data")
         check_same_run(run.path, run.config(), saved, config.to_dict(), data_fingerprint)
