@@ -117,30 +117,20 @@ def test_a_masked_language_model_is_read_below_its_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-def test_bart_scales_what_it_reads(tmp_path: Path, scaled: bool) -> None:
+@pytest.mark.parametrize(("config_of", "model_of"), [(BartConfig, BartModel), (PegasusConfig, PegasusModel)])
+def test_barts_family_scales_what_it_reads(config_of: Any, model_of: Any, scaled: bool, tmp_path: Path) -> None:
+    """BART in its embedding, Pegasus behind it."""
     shape: dict[str, Any] = {
         f"{side}_{name}": value
         for side in ("encoder", "decoder")
         for name, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 16))
     }
-    config = BartConfig(vocab_size=VOCAB, d_model=8, max_position_embeddings=18, scale_embedding=scaled, **shape)
-    model = BartModel(config)
+    config = config_of(vocab_size=VOCAB, d_model=8, max_position_embeddings=18, scale_embedding=scaled, **shape)
+    model = model_of(config)
     model.save_pretrained(tmp_path)
     encoder = load_encoder(str(tmp_path))
     assert_reads_as(encoder, model.get_encoder())
     assert longest_input(encoder) == 18
-
-
-def test_pegasus_scales_behind_its_embedding(tmp_path: Path) -> None:
-    shape: dict[str, Any] = {
-        f"{side}_{name}": value
-        for side in ("encoder", "decoder")
-        for name, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 16))
-    }
-    config = PegasusConfig(vocab_size=VOCAB, d_model=8, max_position_embeddings=18, scale_embedding=True, **shape)
-    model = PegasusModel(config)
-    model.save_pretrained(tmp_path)
-    assert_reads_as(load_encoder(str(tmp_path)), model.get_encoder())
 
 
 def test_electra_widens_its_embeddings_itself(tmp_path: Path) -> None:
