@@ -95,7 +95,8 @@ TABLE: dict[str, tuple[tuple[str, ...], Spoil, int, str]] = {
     "analyse: NaN": (ANALYSE, log(with_nan), 3, "step_metrics.csv:21: loss_total is nan"),
     "analyse: cut last line": (ANALYSE, log(lambda text: text[:-20]), 3, "the last line is cut short"),
     "analyse: empty": (ANALYSE, log(lambda text: ""), 3, "is empty: the training ended before its first step"),
-    "evaluate: no student": (("evaluate", "run"), lambda run: None, 3, "the run has no student yet"),
+    "evaluate: no student": (("evaluate", "run"), noted("run.json", status="running"), 3, "has no student yet"),
+    "evaluate: no weights": (("evaluate", "run"), lambda run: None, 3, "a copy without the student (archived?)"),
     "evaluate: no leave to run code": (
         ("evaluate", "run", "--run-tests"),
         lambda run: None,

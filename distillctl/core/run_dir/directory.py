@@ -89,7 +89,7 @@ class RunDirectory:
     ) -> Self:
         """Claim ``path`` for a run: made if missing, emptied with ``overwrite``, kept with ``resume``.
 
-        ``steps_left`` says of a run to resume that steps of it are to be trained, as when it lost its checkpoints.
+        ``steps_left`` says of a run to resume that steps of it are to be trained, as when it lost its last checkpoint.
 
         From here on it holds a run.json with status ``running``. Call it late, when every input has been
         read: until then a failure leaves an older run untouched.
