@@ -9,9 +9,12 @@ import pytest
 from transformers import AutoModelForSeq2SeqLM, BartConfig
 
 from distillctl.core.errors import UsageError
+from distillctl.core.materials import encode_data, open_data
 from distillctl.core.materials.models import check_lengths
+from distillctl.core.progress import SilentReporter
 from tests.core.models.test_head import BART_SHAPE
 from tests.tiny import Tiny, tiny_teacher
+from tests.tokenizers import metaspace_words
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,25 @@ def test_texts_longer_than_a_models_positions_are_refused_beforehand(
     else:
         check_lengths(config, model, "student")
     check_lengths(config, tiny_teacher(tiny.tokenizer), "teacher")  # relative positions: no limit
+
+
+class Notes(SilentReporter):
+    """What was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_tokenizer_that_cannot_write_the_golds_is_told(tiny: Tiny, tmp_path: Path) -> None:
+    config, notes = tiny.config(tmp_path / "run"), Notes()
+    data = open_data(config, notes)
+    encode_data(config, data, tiny.tokenizer, notes)
+    assert not [note for note in notes.said if "note:" in note]
+    words = metaspace_words(["assert", "box.size"])
+    words.add_tokens([f"<extra_id_{number}>" for number in range(8)], special_tokens=True)
+    encode_data(config, data, words, notes)
+    (told,) = [note for note in notes.said if "note:" in note]
+    assert re.search(r"\d+ of \d+ targets are another text when this tokenizer reads its own ids back \('assert", told)

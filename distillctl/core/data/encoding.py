@@ -177,10 +177,13 @@ class Encoder:
         positions = [position for position, token in enumerate(test) if token in wanted]
         if len(positions) != len(masks):
             lacking = [mask for mask in dict.fromkeys(masks) if self._mask_id(mask) == -1]
+            fewer = (
+                ". Mask fewer assertions a test (data.max_assertions_per_test, or in the file), or leave the record out"
+            )
             raise DataError(
                 f"record {record.id}: the tokenizer does not know the masks of this record; "
-                f"it needs the tokens {', '.join(lacking or dict.fromkeys(masks))}. "
-                "Mask fewer assertions a test (data.max_assertions_per_test, or in the file), or leave the record out"
+                f"it needs the tokens {', '.join(lacking or dict.fromkeys(masks))}"
+                f"{'' if masks[0] in lacking else fewer}"
             )
         return positions
 

@@ -230,6 +230,11 @@ def _generation_config(
     return config
 
 
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text that ``ids`` are, read as a prediction is."""
+    return _text(tokenizer, ids, _skipped_ids(tokenizer))
+
+
 def _first_id(*places: object, name: str) -> list[int]:
     for place in places:
         value = getattr(place, name, None)

@@ -11,7 +11,11 @@ from distillctl.core.data.encoding import Encoded, Encoder
 from distillctl.core.data.records import Record
 from distillctl.core.data.selection import fixed_sample, training_sample
 from distillctl.core.errors import DataError
+from distillctl.core.evaluation.decoding import text_of
+from distillctl.core.evaluation.lines import split_lines
 from distillctl.core.progress import Reporter
+
+_READ_BACK = 500  # targets
 
 
 @dataclass(frozen=True)
@@ -93,4 +97,22 @@ def encode_data(config: Config, data: Data, tokenizer: Any, reporter: Reporter) 
     for part, name in ((parts[1], "training"), (parts[3], config.evaluation.split)):
         if not part.examples:
             raise DataError(f"every {name} record was dropped: its target has no token")
+    _note_what_cannot_be_written(parts[1], tokenizer, reporter)
     return EncodedData(parts[1], parts[2], parts[3])
+
+
+def _note_what_cannot_be_written(encoded: Encoded, tokenizer: Any, reporter: Reporter) -> None:
+    """Says so where golds' own ids are another text: T5's tokenizer knows no braces and no line breaks, for one."""
+    whole = [
+        (record.target, example.labels)
+        for record, example in zip(encoded.records, encoded.examples, strict=True)
+        if example.labels[-1] == tokenizer.eos_token_id  # else it was cut
+    ][:_READ_BACK]
+    read = [(gold, text_of(tokenizer, ids)) for gold, ids in whole]
+    lost = [(gold, text) for gold, text in read if split_lines(text) != split_lines(gold)]
+    if lost:
+        gold, text = lost[0]
+        reporter.note(
+            f"note: {len(lost):,} of {len(read):,} targets are another text when this tokenizer reads its own ids back "
+            f"({gold!r} becomes {text!r}): no model of it can write them"
+        )
