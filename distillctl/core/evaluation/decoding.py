@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -230,9 +230,10 @@ def _generation_config(
     return config
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text that ``ids`` are, read as a prediction is."""
-    return _text(tokenizer, ids, _skipped_ids(tokenizer))
+def texts_of(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Sequence[int]]) -> list[str]:
+    """The text that each row of ids is, read as a prediction is."""
+    skipped = _skipped_ids(tokenizer)
+    return [_text(tokenizer, ids, skipped) for ids in rows]
 
 
 def _first_id(*places: object, name: str) -> list[int]:

@@ -11,7 +11,7 @@ from distillctl.core.data.encoding import Encoded, Encoder
 from distillctl.core.data.records import Record
 from distillctl.core.data.selection import fixed_sample, training_sample
 from distillctl.core.errors import DataError
-from distillctl.core.evaluation.decoding import text_of
+from distillctl.core.evaluation.decoding import texts_of
 from distillctl.core.evaluation.lines import split_lines
 from distillctl.core.progress import Reporter
 
@@ -103,13 +103,11 @@ def encode_data(config: Config, data: Data, tokenizer: Any, reporter: Reporter) 
 
 def _note_what_cannot_be_written(encoded: Encoded, tokenizer: Any, reporter: Reporter) -> None:
     """Says so where golds' own ids are another text: T5's tokenizer knows no braces and no line breaks, for one."""
-    whole = [
-        (record.target, example.labels)
-        for record, example in zip(encoded.records, encoded.examples, strict=True)
-        if example.labels[-1] == tokenizer.eos_token_id  # else it was cut
-    ][:_READ_BACK]
-    read = [(gold, text_of(tokenizer, ids)) for gold, ids in whole]
-    lost = [(gold, text) for gold, text in read if split_lines(text) != split_lines(gold)]
+    every = zip(encoded.records, encoded.examples, strict=True)
+    whole = [pair for pair in every if pair[1].labels[-1] == tokenizer.eos_token_id][:_READ_BACK]  # others were cut
+    golds = [record.target for record, _ in whole]
+    read = texts_of(tokenizer, (example.labels for _, example in whole))
+    lost = [pair for pair in zip(golds, read, strict=True) if split_lines(pair[0]) != split_lines(pair[1])]
     if lost:
         gold, text = lost[0]
         reporter.note(
