@@ -124,20 +124,23 @@ def explain_bad_command_line(error: Any) -> int:
     """Print one line for what Typer refused, and return the exit code."""
     command = error.ctx.command_path if error.ctx is not None else "distillctl"
     if hasattr(error, "possibilities"):
-        message = _unknown_option(error.option_name, error.possibilities or ())
+        options = [name for parameter in error.ctx.command.params for name in parameter.opts] if error.ctx else []
+        message = _unknown_option(error.option_name, error.possibilities or (), options)
     else:
         message = " ".join(error.format_message().split())
     told = f"{message} (see {command} --help)"
     return current().fail(BAD_COMMAND_LINE, told, lambda: _explain([told], debug=False))
 
 
-def _unknown_option(option: str, possibilities: Sequence[str]) -> str:
-    """Names the nearest option, or how to set the configuration field of that name."""
-    from distillctl.core.config import nearest_field
+def _unknown_option(option: str, possibilities: Sequence[str], options: Sequence[str]) -> str:
+    """Names the nearest of the command's options, or how to set the configuration field of that name."""
+    from distillctl.core.config import field_to_set
 
     name = option.lstrip("-").replace("-", "_")
-    field = nearest_field(name)
-    near = difflib.get_close_matches(option, possibilities, n=1)
+    field = field_to_set(name) if "--set" in options else None
+    if field == "output_dir" and "--output" in options:  # where such a command writes to is no setting
+        field, possibilities = None, ["--output"]
+    near = difflib.get_close_matches(option, [one for one in possibilities if one != "--set"], n=1)
     if field is not None and (not near or field.rpartition(".")[2] == name):
         near = [f"--set {field}=VALUE"]
     return f"unknown option {option}" + (f": did you mean {near[0]}?" if near else "")

@@ -242,10 +242,10 @@ PLAIN_SWEEP = {
 SWEEPS: list[tuple[str, list[str], dict[str, Any]]] = [
     ("sweep --grid beta=3,5", [], PLAIN_SWEEP),
     (
-        "sweep --grid beta=3,5 --grid seed=1 --data_fraction .05 --seeds 2 -o out --storage sqlite:///x --retry-failed",
+        "sweep --grid beta=3,5 --grid a.b=1 --data_fraction .05 --seeds 2 -o out --storage sqlite:///x --retry-failed",
         [],
         {
-            "grid": ["beta=3,5", "seed=1"],
+            "grid": ["beta=3,5", "a.b=1"],
             "seeds": 2,
             "data_fraction": 0.05,
             "output": "out",
@@ -254,9 +254,9 @@ SWEEPS: list[tuple[str, list[str], dict[str, Any]]] = [
         },
     ),
     (
-        "sweep --grid beta=3,5 --beta 7 --contrastive-weight 0 --set data.mask=all --seed 4 --device cpu --teacher t",
+        "sweep --grid a.b=1,2 --beta 7 --contrastive-weight 0 --set data.mask=all --seed 4 --device cpu --teacher t",
         ["objective={beta: 7.0, contrastive: {weight: 0}}", "data.mask=all", "seed=4", "device=cpu", "teacher.model=t"],
-        PLAIN_SWEEP,
+        PLAIN_SWEEP | {"grid": ["a.b=1,2"]},
     ),
     (
         "sweep --grid beta=3,5 --student s --encoder e --packages a --max-train-samples 9 --mask one",
@@ -450,7 +450,15 @@ BAD_COMMAND_LINES = [
     ("sweep", "missing option '--grid'"),
     ("sweep --grid beta=3 --seeds x", "--seeds"),
     ("sweep --grid beta=3 --data-fraction 0.1 --max-train-samples 5", "both say how many records"),
+    ("sweep --grid beta=3,5 --beta 4", "--beta: --grid varies objective.semantic_loss_scale"),
+    ("sweep --grid objective.beta=3,5 --set beta=4", "--set beta: --grid varies objective.semantic_loss_scale"),
+    ("sweep --grid objective.jsd.weight=1,2 --set objective.jsd.weight.start=3", "--grid varies objective.jsd.weight"),
+    ("sweep --grid data.max_train_samples=5,9 --max-train-samples 7", "--max-train-samples: --grid varies"),
     ("sweep --grid beta=3 --data-fractio 0.1", "did you mean --data-fraction?"),
+    ("evaluate x --output-dir b", "unknown option --output-dir: did you mean --output?"),
+    ("evaluate x --set output_dir=b", "--set output_dir: does not say where an evaluation is written; use -o DIR"),
+    ("profile-overhead --teacher x", "did you mean --teacher-mode?"),  # --set teacher=... sets nothing
+    ("archive x -o y --device cpu", "unknown option --device (see"),
     ("report --baseline a", "missing option '--candidate'"),
     ("report --candidate b", "missing option '--baseline'"),
     ("analyse-scaling", "missing argument"),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distillctl.cli.options import ConfigFiles, Data, Debug, Device, Mask, Packages, Settings, resolve
+from distillctl.cli.options import ConfigFiles, Data, Debug, Device, Mask, Packages, Settings, given_fields, resolve
 from distillctl.core.errors import UsageError
 from distillctl.exit_codes import errors_as_exit_codes
 
@@ -80,6 +80,8 @@ def evaluate(
     with errors_as_exit_codes(debug):
         if teacher is not None and not with_teacher:
             raise UsageError("--teacher and --no-teacher: give one of them")
+        if ["output_dir"] in given_fields(settings, {}).values():
+            raise UsageError("--set output_dir: does not say where an evaluation is written; use -o DIR")
         own = Path(target) / "config.yaml"
         files = [str(own)] if own.is_file() else []
         # A training scores a sample of the split to save time, a sweep's trial another split; whoever asks for an

@@ -103,6 +103,13 @@ Overwrite = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+def given_fields(settings: Sequence[str] | None, options: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The dotted fields that each ``--set`` and each option of a command line sets."""
+    found = {f"--set {key}": [key] for setting in settings or () if (key := setting.partition("=")[0].strip())}
+    given = {option: value for option, value in options.items() if value is not None}
+    return found | {option: list(OPTION_FIELDS[option](value)) for option, value in given.items()}
+
+
 def resolve(
     files: Sequence[str] | None,
     settings: Sequence[str] | None,

@@ -22,6 +22,7 @@ from distillctl.cli.options import (
     Settings,
     Student,
     Teacher,
+    given_fields,
     resolve,
 )
 from distillctl.core.errors import UsageError
@@ -98,6 +99,10 @@ def sweep(
     with errors_as_exit_codes(debug):
         if data_fraction is not None and max_train_samples is not None:
             raise UsageError("--data-fraction and --max-train-samples both say how many records: give one of them")
+
+        from distillctl.core.sweep.grid import check_not_set, parse_grid
+
+        check_not_set(parse_grid(grid), given_fields(settings, options))
 
         def configure(values: Mapping[str, Mapping[str, Any]]) -> Config:
             return resolve(config, settings, options, over=values)

@@ -36,6 +36,7 @@ def run(
     """
     # Its profiler, which counts memory, tells the terminal that it starts and stops; read once, when torch is loaded.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    from distillctl.core.analysis.overhead import read_ratio
     from distillctl.core.analysis.overhead_plot import PLOT, draw_overhead
     from distillctl.core.analysis.overhead_record import OVERHEAD_FILE, overhead_record
     from distillctl.core.profiling.overhead import measure_overhead
@@ -57,7 +58,8 @@ def run(
     for path in (folder / OVERHEAD_FILE, folder / PLOT, *([trace_file] if trace_file else [])):
         reporter.note(str(path))
     if check and not record["within"]:
-        raise GateError(f"candidate / baseline {record['ratio']['median']:.3f} is {record['verdict']}")
+        ratio = read_ratio(record["ratio"], "ratio").beside(record["limit"])
+        raise GateError(f"candidate / baseline {ratio} is {record['verdict']}")
 
 
 def _configured(configure: Configure, file: str, request: Request) -> Config:
@@ -108,7 +110,7 @@ def _show(record: Mapping[str, Any], reporter: ConsoleReporter) -> None:
 
     tone = ("good" if record["certain"] else "unsure") if record["within"] else "bad"
     ratio = read_ratio(record["ratio"], "ratio")
-    reporter.show_text(f"candidate / baseline {ratio}: {record['verdict']}", TONE_STYLES[tone])
+    reporter.show_text(f"candidate / baseline {ratio.beside(record['limit'])}: {record['verdict']}", TONE_STYLES[tone])
     terms = terms_table(record, OVERHEAD_FILE)
     reporter.show_table("Asked for", asked_table(record, OVERHEAD_FILE), slim=True)
     reporter.show_table("Step times", ratios_table(record, OVERHEAD_FILE), slim=True)

@@ -146,7 +146,7 @@ def test_the_gate_is_the_median(
     assert cli.run(argv(tiny, tmp_path / "out", *flags)) == code
     assert (tmp_path / "out" / "overhead.json").is_file()  # what was measured is kept either way
     if code:
-        assert "candidate / baseline 1.200 is above the limit of 1.10" in capsys.readouterr().err
+        assert "candidate / baseline 1.200 (1.200 to 1.200) is above the limit of 1.10" in capsys.readouterr().err
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

@@ -50,4 +50,4 @@ def test_bad_input_is_told_as_in_training(tiny: Tiny, tmp_path: Path, capsys: py
     assert "there is no teacher to take layers from" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert cli.run(tiny.argv("teach", tiny.teacher)) == 2
-    assert "not empty; choose another --output-dir" in capsys.readouterr().err
+    assert "not empty; choose another directory" in capsys.readouterr().err

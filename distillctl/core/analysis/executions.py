@@ -38,7 +38,8 @@ def execution_blocks(comparison: Comparison) -> Iterable[Block]:
     if lacking or not samples:
         which = f"not measured for {', '.join(lacking)}" if lacking else "the runs have no such sample in common"
         yield Paragraph(
-            f"Not compared: {which}. Run `distillctl evaluate RUN --run-tests` on each with the same options."
+            f"Not compared: {which}. Run `distillctl evaluate RUN --run-tests --allow-code-execution` on each with the "
+            "same options."
         )
         return
     for notice in _notices(having):

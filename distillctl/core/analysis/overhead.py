@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distillctl.core.analysis.figures import digits_apart
 from distillctl.core.errors import DataError
 from distillctl.core.phases import LOGGING, OPTIMIZER
 
@@ -62,6 +63,11 @@ class Ratio:
     def is_noisy(self, limit: float) -> bool:
         """Whether the interval is wider than what lies between the median and a limit."""
         return self.blocks < FEWEST_BLOCKS or self.high - self.low > abs(limit - self.median)
+
+    def beside(self, limit: float) -> str:
+        """As text, with digits enough to tell the median from the limit."""
+        digits = digits_apart(self.median, limit, 3)
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
     def __str__(self) -> str:
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
@@ -112,12 +118,17 @@ class Verdict:
     text: str
 
 
+def limit_text(limit: float) -> str:
+    """``1.10``, with as many digits as the limit has."""
+    return f"{limit:.2f}" if round(limit, 2) == limit else f"{limit:g}"
+
+
 def judge(ratio: Ratio, limit: float) -> Verdict:
     """The verdict on a ratio and its limit."""
     within = ratio.median <= limit
     one_sided = ratio.high <= limit if within else ratio.low > limit
     certain = one_sided and ratio.blocks >= FEWEST_BLOCKS
-    text = f"{'within' if within else 'above'} the limit of {limit:.2f}"
+    text = f"{'within' if within else 'above'} the limit of {limit_text(limit)}"
     if not one_sided:
         text += f", not certain: the interval reaches {'above' if within else 'below'} it"
     if ratio.blocks < FEWEST_BLOCKS:

@@ -96,6 +96,7 @@ def read_run(path: str, split: str, *, allow_unfinished: bool = False) -> RunDat
     steps = run.step_metrics(lambda note: notes.append(note.replace(str(run.path), path)))
     rows = _rescore(stored, folder / PREDICTIONS_FILE)
     notes += _integrity(metrics, run.path / "evaluation" / split / PREDICTIONS_FILE, folder)
+    notes += _other_length(metrics, run.config(), folder)
     notes += [
         f"{path}/{name}: changed since the training wrote it (its SHA-256 differs). Figures are of it as it is now"
         for name in run.changed_files()
@@ -117,6 +118,17 @@ def read_run(path: str, split: str, *, allow_unfinished: bool = False) -> RunDat
         overhead=_read_overhead(run.path / "analysis" / OVERHEAD_FILE, path),
         notes=tuple(notes),
     )
+
+
+def _other_length(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> list[str]:
+    """Whether inputs were cut elsewhere when they were scored: the training's settings, which are shown, do not say."""
+    scored, trained = (
+        found.get("max_source_length") if isinstance(found, Mapping) else None
+        for found in (metrics.get("truncation"), config.get("data"))
+    )
+    if None in (scored, trained) or scored == trained:
+        return []
+    return [f"{folder}: scored with inputs of {scored} tokens at most, trained with {trained}"]
 
 
 def _check_provenance(record: Mapping[str, Any], run: RunDirectory, path: str) -> None:

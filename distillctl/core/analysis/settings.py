@@ -44,12 +44,23 @@ def odd_ones_out(runs: Sequence[RunData], arm: str) -> list[str]:
 
 
 def unlike_data(runs: Sequence[RunData]) -> list[str]:
-    """A note when the runs were not trained on the same records or from the same teacher."""
-    notes = []
-    for name, words in (("data", "trained on different records"), ("teacher", "taught by different teachers")):
-        if len({run.facts("fingerprints").get(name) for run in runs}) > 1:
-            notes.append(f"the runs were {words}: their {name} fingerprints differ")
-    return notes
+    """A note when the runs were not trained on the same records, from the same teacher, or through the same encoder."""
+    words = {
+        "data": "were trained on different records",
+        "teacher": "were taught by different teachers",
+        "tokenizer": "have different tokenizers",
+        "encoder": "looked through different encoders",
+    }
+    found: dict[str, set[object]] = {name: set() for name in words}
+    for run in runs:
+        known = {**run.facts("fingerprints"), "encoder": run.facts("bank").get("encoder")}
+        for name, values in found.items():
+            # Not every arm looks through an encoder, nor is every run of a version that noted its tokenizer.
+            if name in ("data", "teacher") or known.get(name) is not None:
+                values.add(known.get(name))
+    return [
+        f"the runs {words[name]}: their {name} fingerprints differ" for name, values in found.items() if len(values) > 1
+    ]
 
 
 def unlike_pairs(baselines: Sequence[RunData], candidates: Sequence[RunData]) -> list[str]:

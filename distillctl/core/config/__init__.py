@@ -1,7 +1,7 @@
 """The configuration of a run: what can be set (schema), what it is by default, and how it is loaded."""
 
 from distillctl.core.config.loading import find_config, load_config, shipped_configs
-from distillctl.core.config.messages import field_paths, nearest_field
+from distillctl.core.config.messages import field_paths, field_to_set, nearest_field
 from distillctl.core.config.objective import (
     TERM_NAMES,
     ContrastiveConfig,
@@ -47,6 +47,7 @@ __all__ = [
     "WeightSchedule",
     "dump_yaml",
     "field_paths",
+    "field_to_set",
     "find_config",
     "load_config",
     "nearest_field",

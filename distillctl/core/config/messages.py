@@ -100,6 +100,12 @@ def nearest_field(name: str, section: str = "") -> str | None:
     return None
 
 
+def field_to_set(name: str) -> str | None:
+    """The dotted name of the field, no section, that ``--set`` was probably meant to name."""
+    field = nearest_field(name)
+    return None if any(path.startswith(f"{field}.") for path in field_paths()) else field
+
+
 def describe(error: ValidationError, layers: Sequence[Layer]) -> list[str]:
     """One line for each mistake in ``error``, in the order of the fields."""
     return [_describe_one(problem, layers) for problem in error.errors(include_url=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -28,10 +29,22 @@ SET_BY = {
     "teacher.mode": "--teacher-mode",
     "teacher.cache_dir": "a cache that is captured anew, to be timed",
     "training.dropout_rate": "0, so that arms draw nothing",
+    "encoder.cache_dir": "a bank that is captured anew",
+    "output_dir": "-o",
 }
 """Settings that are the measurement's own, and what decides them."""
 LENGTHS_SET_BY = {"data.max_source_length": "--source-tokens", "data.max_target_length": "--target-tokens"}
 """The same, of codet5p."""
+_SHAPE = "--shape codet5p, which has models of its own and random ids"
+SHAPE_SETS = dict.fromkeys(
+    (
+        *(f"{role}.{name}" for role in ("teacher", "student", "encoder") for name in ("model", "trusted_revision")),
+        *(f"student.{name}" for name in ("init", "encoder_layers", "decoder_layers")),
+        *(f"data.{name}" for name in ("path", "packages", "mask", "max_assertions_per_test", "sample_seed")),
+    ),
+    _SHAPE,
+)
+"""What codet5p reads of no configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +80,8 @@ class Request:
                 raise UsageError(f"{option}: should be {' or '.join(known)}. Found {value}")
         if self.steps is not None and (self.steps < 2 or self.steps % 2):
             raise UsageError(f"--steps: should be even: half of them are run in reverse order. Found {self.steps}")
-        if not self.limit > 0:
-            raise UsageError(f"--limit: should be above 0. Found {self.limit:g}")
+        if not 0 < self.limit < math.inf:
+            raise UsageError(f"--limit: should be a number above 0. Found {self.limit:g}")
         if self.shape == "embedded" and (self.source_tokens, self.target_tokens) != (None, None):
             raise UsageError(
                 "--source-tokens, --target-tokens: only with --shape codet5p; records have lengths of theirs"
@@ -76,7 +89,7 @@ class Request:
 
     def refuse_fixed(self, settings: Iterable[str]) -> None:
         """Raise UsageError where ``--set`` names a field that the measurement decides."""
-        fixed = SET_BY | (LENGTHS_SET_BY if self.shape == "codet5p" else {})
+        fixed = SET_BY | (LENGTHS_SET_BY | SHAPE_SETS if self.shape == "codet5p" else {})
         for setting in settings:
             key = setting.partition("=")[0].strip()
             if key in fixed:
@@ -95,8 +108,8 @@ class Request:
             "evaluation.limit": 1,
         }
         if self.shape == "codet5p":
-            fixed["data.max_source_length"] = self.source_tokens or SOURCE_TOKENS
-            fixed["data.max_target_length"] = self.target_tokens or TARGET_TOKENS
+            fixed["data.max_source_length"] = _given(self.source_tokens, SOURCE_TOKENS)
+            fixed["data.max_target_length"] = _given(self.target_tokens, TARGET_TOKENS)
         return fixed
 
     def steps_on(self, device: str) -> int:
@@ -105,6 +118,10 @@ class Request:
             return self.steps
         on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
         return STEPS_OF_CODET5P_ON_CPU if self.shape == "codet5p" and on_cpu else STEPS
+
+
+def _given(value: int | None, usual: int) -> int:
+    return usual if value is None else value
 
 
 def must_be_alike(config: Config) -> Mapping[str, Any]:

@@ -21,9 +21,9 @@ def check_claim(root: Path, *, overwrite: bool, resume: bool, inputs: Iterable[s
         raise UsageError("--overwrite and --resume exclude each other: empty the run, or go on with it")
     with creating(root):
         if root.is_symlink() and not root.exists():
-            raise UsageError(f"{root}: a link to nothing; remove it or choose another --output-dir")
+            raise UsageError(f"{root}: a link to nothing; remove it or choose another directory")
         if root.exists() and not root.is_dir():
-            raise UsageError(f"{root}: is a file; --output-dir should be a directory")
+            raise UsageError(f"{root}: is a file; should be a directory")
         _check_writable(root)
         occupied = root.is_dir() and any(entry.name != LOCK for entry in root.iterdir())
         holds_run = (root / RECORD).is_file()
@@ -32,7 +32,7 @@ def check_claim(root: Path, *, overwrite: bool, resume: bool, inputs: Iterable[s
     if occupied and overwrite:
         _check_may_be_emptied(root, holds_run, inputs)
     elif occupied and not resume:
-        way_out = "--overwrite empties it, train --resume goes on" if holds_run else "choose another --output-dir"
+        way_out = "--overwrite empties it, train --resume goes on" if holds_run else "choose another directory"
         raise UsageError(f"{root}: not empty; {way_out}")
 
 
@@ -51,9 +51,7 @@ def _check_may_be_emptied(root: Path, holds_run: bool, inputs: Iterable[str | Pa
     for name in inputs:
         path = Path(name)
         if path.exists() and path.resolve().is_relative_to(root.resolve()):
-            raise UsageError(
-                f"{root}: --overwrite would delete {path}, which this run reads; choose another --output-dir"
-            )
+            raise UsageError(f"{root}: --overwrite would delete {path}, which this run reads; choose another directory")
 
 
 def empty(root: Path) -> None:

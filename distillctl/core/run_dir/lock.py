@@ -106,4 +106,4 @@ def _in_use(path: Path, holder: dict[str, object], way_out: str = "") -> InUseEr
     who = "another process"
     if holder:
         who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
-    return InUseError(f"{path.parent}: in use by {who}: wait for it, stop it, or choose another --output-dir{way_out}")
+    return InUseError(f"{path.parent}: in use by {who}: wait for it, stop it, or choose another directory{way_out}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,12 +70,28 @@ def parse_grid(texts: Sequence[str]) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
+def check_not_set(axes: Sequence[Axis], given: Mapping[str, Iterable[str]]) -> None:
+    """Refuse (UsageError) a value for what is varied: no trial would have it.
+
+    Args:
+        given: what has a value on the command line beside the grid, each with the dotted fields that it sets.
+    """
+    for axis in axes:
+        for name, fields in given.items():
+            if any(f"{_field_of(field)}.".startswith(f"{axis.field}.") for field in fields):
+                raise UsageError(f"{name}: --grid varies {axis.field}, so no trial would have that value. Leave it out")
+
+
+def _field_of(key: str) -> str:
+    return _ALIASES.get(key, key)
+
+
 def _parse(text: str) -> Axis:
     key, separator, listed = text.partition("=")
     key = key.strip()
     if not separator or not all(key.split(".")):
         raise UsageError(f"--grid {text}: should be KEY=V1,V2 as in objective.semantic_loss_scale=3,5,7")
-    field = _ALIASES.get(key, key)
+    field = _field_of(key)
     section = field.partition(".")[0]
     if reason := _NOT_SWEPT.get(field) or _NOT_SWEPT.get(section):
         raise UsageError(f"--grid {key}: cannot be swept: {reason}")

@@ -42,6 +42,7 @@ class Arm:
     status: str = "finished"
     settings: list[str] = field(default_factory=list)
     decoding: Mapping[str, Any] = field(default_factory=lambda: DECODING)
+    truncation: Mapping[str, Any] = field(default_factory=dict)
     change_row: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row
     change_step: Callable[[dict[str, float | None]], dict[str, float | None]] = lambda row: row
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -59,7 +60,8 @@ def make_run(path: Path, arm: Arm | None = None) -> str:
         for step in range(1, arm.steps + 1):
             log.write(arm.change_step(step_row(step, arm)))
     rows = [arm.change_row(prediction_row(number, arm)) for number in range(arm.samples)]
-    write(run.evaluation("validation"), rescore(rows), {"split": "validation", "decoding": dict(arm.decoding)})
+    details = {"split": "validation", "decoding": dict(arm.decoding), "truncation": dict(arm.truncation)}
+    write(run.evaluation("validation"), rescore(rows), details)
     return str(path)
 
 

@@ -116,6 +116,12 @@ def test_a_verdict_says_how_sure_it_is(found: Ratio, within: bool, certain: bool
     assert says in verdict.text
 
 
+def test_a_median_that_misses_the_limit_is_not_written_as_it() -> None:
+    assert ratio(1.1003, 1.09, 1.12).beside(1.10) == "1.1003 (1.0900 to 1.1200)"
+    assert ratio(1.2, 1.09, 1.32).beside(1.10) == "1.200 (1.090 to 1.320)"
+    assert judge(ratio(1.004, 1.003, 1.0045), 1.005).text.startswith("within the limit of 1.005")
+
+
 def test_a_quiet_machine_is_not_called_noisy() -> None:
     assert judge(ratio(1.02, 1.01, 1.03), 1.10).text == "within the limit of 1.10"
 

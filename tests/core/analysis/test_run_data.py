@@ -49,6 +49,15 @@ def test_what_the_run_claims_is_not_read(run: Path) -> None:
     assert note.startswith(f"{run}/{PREDICTIONS}: changed since metrics.json was written")
 
 
+def test_inputs_cut_elsewhere_than_in_the_training_are_told(tmp_path: Path) -> None:
+    settings = ["data.max_source_length=512"]
+    alike = make_run(tmp_path / "alike", Arm(settings=settings, truncation={"max_source_length": 512}))
+    longer = make_run(tmp_path / "longer", Arm(settings=settings, truncation={"max_source_length": 1024}))
+    assert read_run(alike, "validation").notes == ()
+    (note,) = read_run(longer, "validation").notes
+    assert note.endswith("evaluation/validation: scored with inputs of 1024 tokens at most, trained with 512")
+
+
 def lacks(name: str, value: Any = None) -> Callable[[dict[str, Any]], None]:
     return lambda record: record.update({name: value})
 

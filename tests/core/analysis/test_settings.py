@@ -51,6 +51,13 @@ def test_other_training_data_is_noted(tmp_path: Path) -> None:
     assert unlike_data([first, second]) == [
         "the runs were trained on different records: their data fingerprints differ",
         "the runs were taught by different teachers: their teacher fingerprints differ",
+    ]  # the second does not say what its tokenizer was
+    alike = {"data": "d" * 64, "teacher": "e" * 64}
+    third = run(tmp_path / "3", Arm(record={"fingerprints": alike | {"tokenizer": "x"}, "bank": {"encoder": "m"}}))
+    fourth = run(tmp_path / "4", Arm(record={"bank": {"encoder": "n"}}))
+    assert unlike_data([first, third]) == ["the runs have different tokenizers: their tokenizer fingerprints differ"]
+    assert unlike_data([third, fourth])[1:] == [
+        "the runs looked through different encoders: their encoder fingerprints differ"
     ]
 
 

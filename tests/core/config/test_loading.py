@@ -10,6 +10,7 @@ import pytest
 from distillctl.core.config import (
     Config,
     dump_yaml,
+    field_to_set,
     find_config,
     load_config,
     loading,
@@ -315,6 +316,8 @@ def test_fields_of_hugging_face_are_found_by_their_own_name() -> None:
     assert nearest_field("learnin_rate") == "training.learning_rate"
     assert nearest_field("qqqq") is None
     assert nearest_field("seeed") == "seed"
+    assert (nearest_field("teacher"), field_to_set("teacher")) == ("teacher", None)  # a section has no value
+    assert field_to_set("seeed") == "seed"
 
 
 def test_configs_are_committed_where_the_package_looks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -122,7 +123,9 @@ def test_every_arm_computes_in_the_precision_that_was_asked_for(
 
 
 def test_each_term_is_left_out_once_and_the_encoder_as_a_whole(tiny: Tiny) -> None:
-    found = {name: config.objective.active_terms for name, config in term_arms(configured(tiny)).items()}
+    often, rarely = configured(tiny, "logging.gradient_steps=4"), configured(tiny, "logging.gradient_steps=5")
+    found = {name: config.objective.active_terms for name, config in term_arms(rarely).items()}
+    assert list(term_arms(often)) == [name for name in found if name != MEASURED]
     assert found == {
         CANDIDATE: ALL_TERMS,
         "candidate without focal": ("jsd", "semantic", "contrastive"),
@@ -194,7 +197,9 @@ def test_the_peak_is_the_highest_running_sum() -> None:
         ({"teacher_mode": "dead"}, "--teacher-mode: should be cached or live. Found dead"),
         ({"steps": 5}, "--steps: should be even"),
         ({"steps": 0}, "--steps: should be even"),
-        ({"limit": 0.0}, "--limit: should be above 0"),
+        ({"limit": 0.0}, "--limit: should be a number above 0"),
+        ({"limit": math.inf}, "--limit: should be a number above 0. Found inf"),
+        ({"limit": math.nan}, "--limit: should be a number above 0. Found nan"),
         ({"source_tokens": 64}, "only with --shape codet5p"),
     ],
 )
@@ -209,6 +214,15 @@ def test_settings_of_the_measurement_are_not_taken_from_set() -> None:
         Request().refuse_fixed(["training.max_steps=3"])
     with pytest.raises(UsageError, match=r"--set data\.max_source_length: .* by --source-tokens"):
         Request(shape="codet5p").refuse_fixed(["data.max_source_length=64"])
+    Request().refuse_fixed(["encoder.model=a", "data.path=b"])
+    for setting in ("encoder.model=a", "student.decoder_layers=2", "data.path=b"):
+        with pytest.raises(UsageError, match=r"by --shape codet5p, which has models of its own and random ids"):
+            Request(shape="codet5p").refuse_fixed([setting])
+
+
+def test_no_tokens_are_not_the_usual_number_of_them() -> None:
+    fixed = Request(shape="codet5p", source_tokens=0).settings(2)
+    assert (fixed["data.max_source_length"], fixed["data.max_target_length"]) == (0, 64)
 
 
 def test_steps_follow_from_shape_and_device() -> None:

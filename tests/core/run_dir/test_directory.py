@@ -75,7 +75,7 @@ def test_overwrite_never_empties_anything_else(tmp_path: Path, method: str) -> N
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UsageError, match=r"only empties a run directory"):
         getattr(RunDirectory, method)(tmp_path, overwrite=True)
-    with pytest.raises(UsageError, match=r"not empty; choose another --output-dir"):
+    with pytest.raises(UsageError, match=r"not empty; choose another directory"):
         getattr(RunDirectory, method)(tmp_path)
     assert tree(tmp_path) == {"thesis.tex": b"years of work"}
 

@@ -28,7 +28,7 @@ def test_the_lock_names_its_holder_and_is_given_back(tmp_path: Path) -> None:
 
 
 def test_a_second_one_is_refused_with_the_holders_name(tmp_path: Path) -> None:
-    words = rf"run: in use by process {os.getpid()} on {socket.gethostname()} since 20.*another --output-dir"
+    words = rf"run: in use by process {os.getpid()} on {socket.gethostname()} since 20.*another directory"
     with RunDirectory.claim(tmp_path / "run"):
         with pytest.raises(UsageError, match=words), RunDirectory.claim(tmp_path / "run", resume=True):
             pytest.fail("both have it")
