@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from distillctl.core.config import defaults
 from distillctl.core.config.objective import ObjectiveConfig
-from distillctl.core.config.section import Count, Section, Seed, Share, Text, Texts
+from distillctl.core.config.section import Count, Place, Section, Seed, Share, Text, Texts
 
 DRAWN_INITS = ("random", "induction")
 """Values of ``student.init`` that draw new weights."""
@@ -40,7 +40,7 @@ Commit = Annotated[str, AfterValidator(_commit)]
 class DataConfig(Section):
     """Which records to train on, and how long they may be."""
 
-    path: Text | None = Field(
+    path: Place | None = Field(
         default=None,
         description="JSONL file of records; null mines the embedded corpus from installed packages.",
     )
@@ -149,7 +149,7 @@ class TeacherConfig(Section):
         default=None,
         description="Ids a token keeps in the cache; null is the fewest that keep the gradient (cosine 0.99).",
     )
-    cache_dir: Text | None = Field(
+    cache_dir: Place | None = Field(
         default=None,
         description="Directory of the cache; null is one in $DISTILLCTL_CACHE, named after what the cache is made of.",
     )
@@ -162,7 +162,7 @@ class EncoderConfig(Section):
     model: Text = Field(
         default="teacher", description="A local path or hub name; teacher is the teacher's own encoder."
     )
-    cache_dir: Text | None = Field(
+    cache_dir: Place | None = Field(
         default=None,
         description="Directory of the embedding bank; null is one in $DISTILLCTL_CACHE, named after what it is made "
         "of.",
@@ -310,7 +310,7 @@ class Config(Section):
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="auto, cpu, cuda, cuda:N or mps; auto takes the best one there is."
     )
-    output_dir: Text = Field(default="results/run", description="Run directory: everything a run leaves is in it.")
+    output_dir: Place = Field(default="results/run", description="Run directory: everything a run leaves is in it.")
     data: DataConfig = Field(default=DataConfig(), description="Which records to train on.")
     student: StudentConfig = Field(default=StudentConfig(), description="The model that is trained.")
     teacher: TeacherConfig = Field(default=TeacherConfig(), description="The model that is learned from.")

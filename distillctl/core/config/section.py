@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -33,6 +34,9 @@ def _as_tuple(value: object) -> object:
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_printable)]
 """A path, a model name, a token: not empty, no control characters (a file name cannot hold them anyway)."""
+
+Place = Annotated[Text, AfterValidator(os.path.expanduser)]
+"""A path; its ``~`` is the user's home, which no shell says behind ``--set KEY=`` or in a file."""
 
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
 """A list of texts; kept as a tuple, so that a frozen config cannot be changed through it."""

@@ -6,6 +6,7 @@ the model read (:func:`input_key`), never by position.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from typing import IO, Any
 
 from distillctl.core.errors import DataError, RunError
 from distillctl.core.store.lock import hold_alone
+
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def input_key(input_ids: Sequence[int]) -> str:
@@ -36,8 +39,9 @@ def _check(key: str, text: str) -> str:
 class PredictionStore:
     """Predictions by input key, kept in a JSONL file that only grows: ``{"input": key, "prediction": text, "check"}``.
 
-    A last line that a kill cut short is dropped. Raises DataError (``file:line``) for any other damage, RunError where
-    the file cannot be read or written.
+    A last line that a kill cut short is dropped. A file that others share and that is not ours to write is read, and what
+    is new kept in memory alone. Raises DataError (``file:line``) for any other damage, RunError where the file cannot be
+    read, or written for another reason.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +75,9 @@ class PredictionStore:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise RunError(f"{self.path}: predictions cannot be stored: {error.strerror}. Free some space") from error
+            if error.errno not in _NOT_OURS:
+                told = f"{self.path}: predictions cannot be stored: {error.strerror}. Free some space"
+                raise RunError(told) from error
         self._texts |= predictions
 
     def _open(self, flags: int, mode: str) -> IO[bytes]:
@@ -80,17 +86,27 @@ class PredictionStore:
 
     def _read(self) -> dict[str, str]:
         try:
+            lines = self._lines()
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read and mended: {error.strerror}") from error
+        return dict(self._parse(line, number) for number, line in enumerate(lines, start=1))
+
+    def _lines(self) -> list[bytes]:
+        try:
             with self._open(os.O_RDWR, "r+b") as file:
                 hold_alone(file)  # else what looks like half a line may be one being written
                 content = file.read()
                 *lines, cut = content.split(b"\n")
                 if cut:  # half a line is taken away, or the next one would be appended to it
                     file.truncate(len(content) - len(cut))
-        except FileNotFoundError:
-            return {}
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be read and mended: {error.strerror}") from error
-        return dict(self._parse(line, number) for number, line in enumerate(lines, start=1))
+            if error.errno not in _NOT_OURS:
+                raise
+            with self._open(os.O_RDONLY, "rb") as file:
+                *lines, _ = file.read().split(b"\n")
+        return lines
 
     def _parse(self, line: bytes, number: int) -> tuple[str, str]:
         try:

@@ -61,7 +61,7 @@ def _student(config: Config, teacher: Any | None, default_tokenizer: Any) -> tup
     special_ids(student, "student")
     check_lengths(config, student, "student")
     if has_own:
-        return student, load_tokenizer(settings.init, "student.init")
+        return student, load_tokenizer(settings.init, "student.init", settings.trusted_revision)
     if settings.model == EMBEDDED:
         return student, default_tokenizer
     return student, load_tokenizer(settings.model, "student", settings.trusted_revision)

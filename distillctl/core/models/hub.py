@@ -8,11 +8,13 @@ import urllib.request
 
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from distillctl.core.errors import UsageError
 
 PATIENCE_SECONDS = 5.0
+NETWORK_ERRORS: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
+"""What asking the hub raises. All are OSErrors before version 1 of its client, since then (httpx) some are not."""
 
 
 def check_hub_name(name: str, role: str, revision: str | None = None) -> None:

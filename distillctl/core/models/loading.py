@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from distillctl.core.errors import DataError, RunError, UsageError
-from distillctl.core.models.hub import check_hub_name
+from distillctl.core.models.hub import NETWORK_ERRORS, check_hub_name
 from distillctl.core.models.portable import make_tokenizer_portable
 from distillctl.core.models.special_tokens import spelled_out
 
@@ -40,6 +40,8 @@ _NOT_THE_MODEL = (
 )
 """Of a config: where it lies, what wrote it, and what changes nothing that the model says."""
 
+_PICKLED = re.compile(r"cannot be loaded with `safetensors`|safetensors conversion")
+"""What transformers says of a hub model without safetensors; a download that broke off may name the file, too."""
 _CONVERT = (
     "pytorch_model.bin, which can run code when loaded. Convert it once, outside distillctl, with "
     "from_pretrained(NAME).save_pretrained(DIRECTORY, safe_serialization=True): the README's section CodeT5+ says how"
@@ -55,7 +57,7 @@ _TOKENIZER_FILES = (
 )
 # What from_pretrained raises. The last one, for a config.json with a value of a wrong type, is new.
 _LOADING_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
+    *NETWORK_ERRORS,
     ValueError,
     KeyError,
     TypeError,
@@ -83,7 +85,9 @@ def looks_local(name: str) -> bool:
 
 
 def _not_loadable(name: str, role: str, error: Exception) -> UsageError | DataError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    # Whatever else went wrong while its weights were fetched, transformers wraps in one message about their names.
+    told = error.__cause__ if str(error).startswith("Can't load the model") and error.__cause__ else error
+    reason = " ".join(str(told).split())[:200] or type(told).__name__
     if "ignore_mismatched_sizes" in reason:
         reason = "the weights have other shapes than config.json says"
     if "trust_remote_code" in reason:
@@ -93,7 +97,7 @@ def _not_loadable(name: str, role: str, error: Exception) -> UsageError | DataEr
                 f"{role} {name!r}: {reason}. If you trust it, allow the code of one commit of it: --trust-remote-code "
                 "ROLE=COMMIT (teacher, encoder or student; 40 hex digits), or --set ROLE.trusted_revision=COMMIT"
             )
-    if "safetensors" in str(error) and not Path(model_path(name)).is_dir():
+    if _PICKLED.search(str(error)) and not Path(model_path(name)).is_dir():
         return UsageError(f"{role} {name!r}: the hub has no safetensors of it at hand, only {_CONVERT}")
     if Path(model_path(name)).is_dir():
         return DataError(f"{role} {name!r}: a file in this directory is damaged or does not fit the others: {reason}")

@@ -36,7 +36,7 @@ def make_student(settings: StudentConfig, teacher: Any) -> Any:
     if settings.init == "pretrained":
         return load_seq2seq(settings.model, "student", settings.trusted_revision)
     if settings.init not in SHAPED_INITS:
-        return load_seq2seq(settings.init, "student.init")
+        return load_seq2seq(settings.init, "student.init", settings.trusted_revision)
     shape = (
         teacher.config
         if settings.model == EMBEDDED

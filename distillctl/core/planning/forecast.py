@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,9 +87,12 @@ def _memory(known: Known, shapes: Shapes, micro: list[list[Any]]) -> Table:
     both = [memory(config, shapes, most, dropout=dropout, recompute=recompute) for recompute in (True, False)]
     chosen = both[0 if config.training.gradient_checkpointing else 1]
     name = "CUDA context" if device.type == "cuda" else "Python, libraries, records"
-    available = device_bytes(device) - known.process
+    here = device_bytes(device)
+    if device.type != "cuda":  # the machine's memory is shared by the processes that a launcher starts on it
+        here //= int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    available = here - known.process
     fits = ROOM * chosen.peak <= available
-    said = f"{device_bytes(device) / 2**30:.1f} GiB here ({device}): {'it fits' if fits else 'it does not fit'}"
+    said = f"{here / 2**30:.1f} GiB here ({device}): {'it fits' if fits else 'it does not fit'}"
     if not fits:
         smaller = fitting_batch(config, shapes, most, available, dropout=dropout)
         if smaller is not None:

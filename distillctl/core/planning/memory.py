@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -101,10 +103,32 @@ def largest(config: Config, shapes: Shapes, steps: Sequence[Sequence[Micro]], dr
 
 
 def device_bytes(device: torch.device) -> int:
-    """Memory of a CUDA device, or of this machine."""
+    """Memory of a CUDA device, or of this machine, or what a container or a batch job may have of it."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
-    return int(psutil.virtual_memory().total)
+    return min([int(psutil.virtual_memory().total), *group_limits()])
+
+
+def group_limits(root: Path = Path("/")) -> Iterator[int]:
+    """Bytes that this process's control group, and each above it, may use (cgroup v2, and v1); none without a limit."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        return
+    for line in lines:
+        _, kind, name = line.split(":", 2)
+        if "memory" in kind.split(","):
+            top, file = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        elif not kind:
+            top, file = root / "sys/fs/cgroup", "memory.max"
+        else:
+            continue
+        own = top / name.strip("/")
+        for folder in (own, *own.parents):
+            if not folder.is_relative_to(top):
+                break
+            with suppress(OSError, ValueError):  # not seen from in here; "max"
+                yield int((folder / file).read_text(encoding="utf-8"))
 
 
 def process_bytes(device: torch.device) -> int:

@@ -245,8 +245,9 @@ def _shapes(config: Config, sources: Mapping[str, Source]) -> Shapes | None:
     teacher_shape = None if teacher is None else sequence_shape(teacher)
     encoder = None
     if set(config.objective.active_terms) & ENCODER_TERMS:
-        own = teacher if config.encoder.model == "teacher" else sources["encoder"].config
-        encoder = None if own is None else encoder_shape(own)
+        role = "teacher" if config.encoder.model == "teacher" else "encoder"
+        own, trusted = sources[role].config, getattr(config, role).trusted_revision
+        encoder = None if own is None else encoder_shape(own, trusted)
     return Shapes(shape, teacher_shape, encoder)
 
 

@@ -37,13 +37,17 @@ def sequence_shape(config: Any) -> Shape | None:
     return Shape(_parameters(model), int(model.get_output_embeddings().weight.shape[0]), encoder, decoder)
 
 
-def encoder_shape(config: Any) -> Shape | None:
-    """The shape of the encoder that a configuration describes, of an encoder-decoder's its encoder; None if unknown."""
+def encoder_shape(config: Any, trusted_revision: str | None = None) -> Shape | None:
+    """The shape of the encoder that a configuration describes, of an encoder-decoder's its encoder; None if unknown.
+
+    Code that the model brings is run of ``trusted_revision`` alone, as it is when the model is loaded.
+    """
     stack = _stack(config, "encoder")
     if stack is None:
         return None
     with torch.device("meta"), quiet_transformers():
-        model = AutoModel.from_config(config)
+        code = {} if trusted_revision is None else {"trust_remote_code": True, "code_revision": trusted_revision}
+        model = AutoModel.from_config(config, **code)
         model = model.get_encoder() if getattr(config, "is_encoder_decoder", False) else model
     return Shape(_parameters(model), 0, stack)
 

@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import repo_folder_name
 
 from distillctl.core.config.schema import SHAPED_INITS, Config
-from distillctl.core.models.hub import cached_file, hub_obstacle
+from distillctl.core.models.hub import NETWORK_ERRORS, cached_file, hub_obstacle
 from distillctl.core.models.loading import EMBEDDED, load_config, looks_local
 from distillctl.core.profiling.codet5p import published_config
 from distillctl.core.training.terms import ENCODER_TERMS
@@ -68,23 +67,30 @@ def find_sources(config: Config) -> dict[str, Source]:
     student = config.student
     named = {"teacher": (config.teacher.model, config.teacher.trusted_revision)}
     if student.init not in (*SHAPED_INITS, "pretrained"):
-        named["student"] = (student.init, None)
+        named["student"] = (student.init, student.trusted_revision)
     elif student.model != EMBEDDED:
         named["student"] = (student.model, student.trusted_revision)
     if set(config.objective.active_terms) & ENCODER_TERMS and config.encoder.model != "teacher":
         named["encoder"] = (config.encoder.model, config.encoder.trusted_revision)
-    return {role: _source(role, name, revision) for role, (name, revision) in named.items()}
+    lends_its_shape = {"student"} if student.init in SHAPED_INITS else set()
+    return {
+        role: _source(role, name, revision, weights=role not in lends_its_shape)
+        for role, (name, revision) in named.items()
+    }
 
 
-def _source(role: str, name: str, revision: str | None) -> Source:
+def _source(role: str, name: str, revision: str | None, weights: bool) -> Source:
+    """Where a model is; one of which no ``weights`` are read is here as soon as its configuration is."""
     if name == EMBEDDED:
         return Source(role, name, "package", load_config(name, role))
     if _is_path(name):
         return Source(role, name, "directory", load_config(name, role, revision))
     cached = cached_file(name, role, "config.json", revision)
-    if cached is not None and _cached_weights(name):
+    if cached is not None and (not weights or _cached_weights(name)):
         return Source(role, name, "hub cache", load_config(name, role, revision))
     obstacle = hub_obstacle()
+    if obstacle is None and not weights:
+        return Source(role, name, "hub cache", load_config(name, role, revision))  # which is what puts it there
     if obstacle is None:
         return _with_size(Source(role, name, "hub", load_config(name, role, revision)), revision)
     # An earlier look may have left the configuration alone.
@@ -110,8 +116,8 @@ def _with_size(source: Source, revision: str | None) -> Source:
     """With the bytes that the hub says its weights have."""
     try:
         found = huggingface_hub.HfApi().model_info(source.name, revision=revision, files_metadata=True, timeout=10)
-    except (HfHubHTTPError, OSError) as error:
-        reason = " ".join(str(error).split())[:100]
+    except NETWORK_ERRORS as error:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
         return replace(
             source, to_fetch=PUBLISHED_BYTES.get(source.name), note=f"the hub does not say its size: {reason}"
         )

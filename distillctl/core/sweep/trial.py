@@ -30,6 +30,7 @@ from distillctl.core.run_dir.lock import check_unlocked, drop_lock_of_the_dead
 from distillctl.core.sweep.plan import SPLIT, Sweep, Trial
 from distillctl.core.sweep.study import MADE_FROM, FileSums, Result
 from distillctl.core.training.accelerator import make_accelerator, resolve_precision
+from distillctl.core.training.terms import ENCODER_TERMS
 
 _COUNTS = [COLUMNS.index(name) for name in ("tp", "fp", "fn")]
 
@@ -42,13 +43,14 @@ def check_models(sweep: Sweep) -> None:
     seen: list[object] = []
     for trial in sweep.trials:
         config = resolve_precision(trial.config)
-        named = (config.student, config.teacher, config.encoder, config.device)
+        reads = bool(set(config.objective.active_terms) & ENCODER_TERMS) and config.encoder.model != "teacher"
+        named = (config.student, config.teacher, config.encoder, config.device, reads)
         if named in seen:
             continue
         seen.append(named)
         make_accelerator(config.device, bf16=config.training.bf16 is True)
         load_models(config)
-        if config.encoder.model != "teacher":
+        if reads:
             load_encoder(config.encoder.model, config.encoder.trusted_revision)
 
 

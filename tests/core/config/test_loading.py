@@ -320,6 +320,17 @@ def test_fields_of_hugging_face_are_found_by_their_own_name() -> None:
     assert field_to_set("seeed") == "seed"
 
 
+def test_a_place_may_be_in_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    settings = ["output_dir=~/run", "data.path=~/a.jsonl", "teacher.cache_dir=~/t", "encoder.cache_dir=/x/~/e"]
+    config = load_config(settings=settings)
+    assert config.output_dir == "/home/somebody/run"
+    assert config.data.path == "/home/somebody/a.jsonl"
+    assert (config.teacher.cache_dir, config.encoder.cache_dir) == ("/home/somebody/t", "/x/~/e")
+    problem = messages_of(settings=["output_dir=~/run", "teacher.cache_dir=/home/somebody/run/cache"])
+    assert "teacher.cache_dir lies in output_dir" in problem[0]
+
+
 def test_configs_are_committed_where_the_package_looks() -> None:
     """The wheel takes configs/ from the repository's root; nothing ignores them there."""
     folder = Path(loading.__file__).resolve().parents[3] / "configs"

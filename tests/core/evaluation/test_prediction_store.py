@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,28 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(RunError, match=r"store\.jsonl: predictions cannot be stored: No space left on device"):
         store.add({"a": "b"})
+
+
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.EROFS])
+def test_what_others_stored_is_read_and_what_is_new_kept_in_memory(
+    reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened = tmp_path / "store.jsonl", os.open
+    PredictionStore(path).add({"a": "b"})
+    content = path.read_bytes() + b'{"input": "half'
+    path.write_bytes(content)
+
+    def theirs(name: Path, flags: int, *more: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(reason, "not yours")
+        return opened(name, flags, *more)
+
+    monkeypatch.setattr("os.open", theirs)
+    store = PredictionStore(path)
+    store.add({"c": "d"})
+    assert (store["a"], store["c"]) == ("b", "d")
+    PredictionStore(tmp_path / "another.jsonl").add({"a": "b"})
+    assert path.read_bytes() == content
 
 
 def test_keys_tell_apart_what_a_prediction_depends_on() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from transformers import T5Config
 
 from distillctl.core.errors import UsageError
 from distillctl.core.models.hub import check_hub_name
@@ -92,6 +93,35 @@ def test_a_models_own_code_runs_only_of_the_commit_that_was_allowed(
 def test_a_directory_has_no_commit_to_trust(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a directory has no commit"):
         load_seq2seq(str(tmp_path), "teacher", COMMIT)
+
+
+@pytest.mark.parametrize(
+    ("why", "cause", "says"),
+    [
+        (
+            "a/b does not appear to have a file named model.safetensors and thus cannot be loaded with `safetensors`.",
+            None,
+            "the hub has no safetensors of it at hand, only pytorch_model.bin",
+        ),
+        (
+            "Can't load the model for 'a/b'. ... a directory containing a file named model.safetensors.",
+            ConnectionError("connection reset"),
+            r"the hub does not give it \(connection reset\)",
+        ),
+        ("503 Server Error for https://hub/model.safetensors", None, r"the hub does not give it \(503 Server Error"),
+    ],
+)
+def test_weights_that_did_not_arrive_are_not_taken_for_pickled_ones(
+    why: str, cause: Exception | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str, **options: Any) -> Any:
+        raise OSError(why) from cause
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file, **more: "/cache")
+    monkeypatch.setattr("distillctl.core.models.loading.load_config", lambda *named: T5Config())
+    monkeypatch.setattr("distillctl.core.models.loading.AutoModelForSeq2SeqLM.from_pretrained", fail)
+    with pytest.raises(UsageError, match=says):
+        load_seq2seq("a/b", "teacher")
 
 
 @pytest.mark.usefixtures("unreachable_hub")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os.path
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from distillctl.core.planning.memory import (
     card_for,
     device_bytes,
     fitting_batch,
+    group_limits,
     largest,
     memory,
     process_bytes,
@@ -112,6 +115,29 @@ def test_the_same_step_in_smaller_parts() -> None:
     size, count = fitting_batch(config, published(), micro, 14 * GIB, dropout=True) or (0, 0)
     assert 0 < size < 8 and size * count == config.training.step_batch_size
     assert fitting_batch(config, published(), micro, GIB, dropout=True) is None
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limits"),
+    [
+        ("0::/a/b\n", {"a/memory.max": "8000\n", "a/b/memory.max": "max\n", "memory.max": "9000"}, [8000, 9000]),
+        ("0::/../elsewhere\n", {"memory.max": "7000\n"}, [7000]),
+        ("5:cpu:/a\n4:memory,x:/a\n", {"memory/a/memory.limit_in_bytes": "6000\n", "a/memory.max": "1"}, [6000]),
+        ("0::/\n", {}, []),
+    ],
+)
+def test_a_container_or_a_job_has_less_than_the_machine(
+    groups: str, files: dict[str, str], limits: list[int], tmp_path: Path
+) -> None:
+    for name, text in {"../../../proc/self/cgroup": groups, **files}.items():
+        path = Path(os.path.normpath(tmp_path / "sys/fs/cgroup" / name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert list(group_limits(tmp_path)) == limits
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert list(group_limits(tmp_path)) == []
 
 
 def test_this_machine_has_memory_and_this_process_some_of_it() -> None:

@@ -84,6 +84,9 @@ def test_too_much_for_this_machine_is_said_with_what_would_fit(
     monkeypatch.setattr(forecast, "device_bytes", lambda device: 1_200_000)
     caption = plan(config, Notes()).tables["Memory of one process"].caption
     assert "it does not fit; per_device_train_batch_size=" in caption
+    monkeypatch.setattr(forecast, "device_bytes", lambda device: 3 * 2**30)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # as torchrun says it
+    assert "1.5 GiB here (cpu): it fits" in plan(config, Notes()).tables["Memory of one process"].caption
 
 
 @pytest.mark.parametrize(

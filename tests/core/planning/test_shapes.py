@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from transformers import BartConfig, BertConfig, GPT2Config, RobertaConfig, RobertaModel, T5ForConditionalGeneration
 
@@ -53,6 +55,21 @@ def test_an_encoder_alone_and_the_encoder_of_a_pair() -> None:
     assert alone.parameters == RobertaModel(config).num_parameters()
     assert inside.encoder.layers == 4
     assert inside.parameters == sum(p.numel() for p in T5ForConditionalGeneration(t5()).get_encoder().parameters())
+
+
+@pytest.mark.parametrize("commit", [None, "a" * 40])
+def test_an_encoders_own_code_is_run_of_the_commit_that_was_allowed(
+    commit: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def made(config: Any, **options: Any) -> Any:
+        asked.append(options)
+        return T5ForConditionalGeneration(config)
+
+    monkeypatch.setattr("distillctl.core.planning.shapes.AutoModel.from_config", made)
+    assert encoder_shape(t5(), commit) is not None
+    assert asked == [{} if commit is None else {"trust_remote_code": True, "code_revision": commit}]
 
 
 def test_what_is_no_pair_has_no_shape_of_one() -> None:

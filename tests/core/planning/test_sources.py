@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError
 
 from distillctl.core.config import load_config
 from distillctl.core.errors import UsageError
@@ -93,11 +94,25 @@ def test_weights_in_the_hub_cache_are_here_and_a_configuration_alone_is_not(
     assert found["teacher"].config.loaded == str(only)
 
 
-def online(monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int] | OSError) -> None:
+@pytest.mark.parametrize("init", ["random", "induction", "teacher-layers"])
+def test_of_a_student_that_lends_its_shape_no_weights_are_wanted(
+    init: str, tiny: Tiny, empty_hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["student.model=some/student", f"student.init={init}"]
+    snapshot(empty_hub_cache, "some/student", tiny, "config.json")
+    student = find_sources(load_config(settings=settings))["student"]
+    assert (student.place, student.to_fetch, student.config.d_model) == ("hub cache", 0, 16)
+    online(monkeypatch, {"model.safetensors": 90})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(empty_hub_cache / "another"))
+    student = find_sources(load_config(settings=settings))["student"]
+    assert (student.is_here, student.to_fetch, student.config.loaded) == (True, 0, "some/student")
+
+
+def online(monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int] | Exception) -> None:
     """A hub that answers, with files of these sizes."""
 
     def model_info(self: HfApi, name: str, **more: Any) -> Any:
-        if isinstance(sizes, OSError):
+        if isinstance(sizes, Exception):
             raise sizes
         return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file, size=size) for file, size in sizes.items()])
 
@@ -106,7 +121,7 @@ def online(monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int] | OSError) -> 
     monkeypatch.setattr(HfApi, "model_info", model_info)
 
 
-def student_of(monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int] | OSError) -> Source:
+def student_of(monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int] | Exception) -> Source:
     online(monkeypatch, sizes)
     return find_sources(load_config(settings=HUB))["student"]
 
@@ -124,7 +139,12 @@ def test_pickled_weights_alone_are_said(monkeypatch: pytest.MonkeyPatch) -> None
     assert student_of(monkeypatch, {"config.json": 3}).to_fetch is None
 
 
-def test_a_hub_that_does_not_say_a_size_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = student_of(monkeypatch, OSError("timed\n out"))
+class Broken(HfHubHTTPError.__bases__[0]):  # type: ignore[misc,name-defined]
+    """What the hub's client raises when a connection breaks; no OSError where the client is built on httpx."""
+
+
+@pytest.mark.parametrize("error", [OSError("timed\n out"), Broken("timed\n out")])
+def test_a_hub_that_does_not_say_a_size_ends_nothing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = student_of(monkeypatch, error)
     assert (found.place, found.to_fetch) == ("hub", None)
     assert found.note == "the hub does not say its size: timed out"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distillctl.core.config import Config, load_config
 from distillctl.core.errors import DataError, InUseError
 from distillctl.core.progress import SilentReporter
 from distillctl.core.run_dir.lock import LOCK, locked
 from distillctl.core.sweep import trial as trials
-from distillctl.core.sweep.trial import TrainedTrial
+from distillctl.core.sweep.plan import plan_sweep
+from distillctl.core.sweep.trial import TrainedTrial, check_models
 from tests.core.sweep.sweeps import planned
 
 
@@ -53,6 +56,24 @@ def test_a_lock_that_is_held_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with locked(directory), pytest.raises(InUseError, match="in use by process"):
         attempt(trial)
     assert (directory / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("grid", "times"), [("training.learning_rate=1e-3,1e-4", 0), ("objective.semantic.weight=0,0.1,0.2", 1)]
+)
+def test_an_encoder_is_loaded_where_a_trial_reads_it(
+    grid: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(trials, "load_models", lambda config: None)
+    monkeypatch.setattr(trials, "load_encoder", lambda name, revision: loaded.append(name))
+    settings = ["encoder.model=some/encoder", "objective.contrastive.weight=0", "objective.semantic.weight=0"]
+
+    def chosen(values: Mapping[str, Mapping[str, Any]]) -> Config:
+        return load_config(settings=settings, flags=values)
+
+    check_models(plan_sweep(chosen, [grid], seeds=1, output=tmp_path))
+    assert loaded == times * ["some/encoder"]
 
 
 @pytest.mark.parametrize("checkpoints", [True, False])
