@@ -225,6 +225,7 @@ def _run(
             data_fingerprint,
             dev_scorer(models.tokenizer, encoded.dev, config) if encoded.dev.examples else None,
             processes,
+            resumes=not taught,
         )
         outcome.training = _train(trainer, run, reporter, clock, checkpoint)
         if outcome.training.interrupted:
@@ -282,7 +283,7 @@ def _train(
     try:
         with clock.phase("training"):
             result = trainer.train(reporter, checkpoint)
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise RunError(
             "out of memory on the device: lower training.per_device_train_batch_size and raise "
             "gradient_accumulation_steps by the same factor, in a new run; the result stays the same"

@@ -10,6 +10,8 @@ from distillctl import cli
 from tests.core.analysis.arms import Arm, make_run
 from tests.tiny import file_bytes
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
+
 
 def test_a_report_from_the_archive_is_the_report_from_the_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -22,9 +22,10 @@ from tests.together import SECONDS
 
 
 def test_sizes_are_shown_and_records_written_split_by_split(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.jsonl"
+    monkeypatch.chdir(tmp_path)
     assert cli.run(["prepare", "--data", str(tiny.corpus), "-o", str(output)]) == 0
     shown = capsys.readouterr().out
     cells = [line.replace("│", " ").split() for line in shown.splitlines()]
@@ -41,14 +42,14 @@ def test_sizes_are_shown_and_records_written_split_by_split(
 
 def test_nothing_is_written_unless_asked(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.run(["prepare", "--data", str(tiny.corpus)]) == 0
+    assert cli.run(tiny.argv("prepare", "unused")) == 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_split_is_shown_as_zero(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(tiny.corpus.read_text().splitlines(keepends=True)[:3]))
-    assert cli.run(["prepare", "--data", str(few)]) == 0
+    assert cli.run(tiny.argv("prepare", "unused", f"data.path={few}")) == 0
     assert ["all", "3", "0", "0"] in [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
 
 
@@ -66,11 +67,10 @@ def test_a_link_stays_and_a_device_is_no_place(tiny: Tiny, tmp_path: Path, capsy
     link, target = tmp_path / "link.jsonl", tmp_path / "target.jsonl"
     target.touch()
     link.symlink_to(target)
-    argv = ["prepare", "--data", str(tiny.corpus), "-o"]
-    assert cli.run([*argv, str(link)]) == 0
+    assert cli.run(tiny.argv("prepare", "unused", flags=("-o", str(link)))) == 0
     assert link.is_symlink() and target.stat().st_size > 0
     os.mkfifo(tmp_path / "pipe")
-    assert cli.run([*argv, str(tmp_path / "pipe")]) == 2
+    assert cli.run(tiny.argv("prepare", "unused", flags=("-o", str(tmp_path / "pipe")))) == 2
     assert "should be a regular file" in capsys.readouterr().err
 
 

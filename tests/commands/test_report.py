@@ -22,6 +22,8 @@ from tests.core.analysis.arms import DECODING, Arm, edit_json, make_run
 from tests.core.analysis.test_html import parsed
 from tests.tiny import file_bytes
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
+
 CANDIDATE = Arm(right=range(4, 30), terms=("focal", "jsd", "semantic", "contrastive"))
 PICTURES = (
     "differences.png",

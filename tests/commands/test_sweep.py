@@ -24,6 +24,8 @@ from distillctl.core.training.stepper import Stepper
 from tests.runs import StopAt, ctrl_c, record
 from tests.tiny import Tiny, file_bytes
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
+
 Out = pytest.CaptureFixture[str]
 DEV = 4  # records of the tiny corpus's dev split
 QUICK = ("training.max_steps=2", "evaluation.limit=0")

@@ -155,5 +155,5 @@ def _dump(code: str) -> str | None:
     tree = _parse(code)
     try:
         return None if tree is None else ast.dump(tree)
-    except RecursionError:
+    except (RecursionError, ValueError):  # of an integer that has too many digits to be written out
         return None

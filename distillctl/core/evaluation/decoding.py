@@ -181,7 +181,7 @@ def _generate(
             decoder_input_ids=start.to(device),
             generation_config=config,
         )
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise RunError(
             f"out of memory on the device while decoding {len(sources)} texts at once: lower evaluation.batch_tokens; "
             "a run that was training may go on with that (--resume)"

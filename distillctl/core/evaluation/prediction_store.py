@@ -39,9 +39,9 @@ def _check(key: str, text: str) -> str:
 class PredictionStore:
     """Predictions by input key, kept in a JSONL file that only grows: ``{"input": key, "prediction": text, "check"}``.
 
-    A last line that a kill cut short is dropped. A file that others share and that is not ours to write is read, and what
-    is new kept in memory alone. Raises DataError (``file:line``) for any other damage, RunError where the file cannot be
-    read, or written for another reason.
+    A last line that a kill cut short is dropped. A file of others that is not ours to write is read, and what is new is
+    kept in memory alone. Raises DataError (``file:line``) for any other damage, RunError where the file cannot be read,
+    or not be written for another reason.
     """
 
     def __init__(self, path: Path) -> None:

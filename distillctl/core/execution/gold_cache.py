@@ -1,8 +1,9 @@
-"""How golds ended, remembered by package version: they depend on what is installed and on nothing else of a run."""
+"""How golds ended, remembered by what is installed: they depend on that and on nothing else of a run."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.core.data.corpus import cache_directory
-from distillctl.core.data.mining import canonical_name, dependency_names, installed_version
+from distillctl.core.data.mining import canonical_name
 from distillctl.core.data.records import Record
 from distillctl.core.errors import DataError
 from distillctl.core.execution.outcomes import Verdict
@@ -20,7 +21,7 @@ from distillctl.core.execution.placing import package_files
 from distillctl.core.execution.session import Limits
 from distillctl.core.run_dir import read_json, write_atomically
 
-EXECUTION_VERSION = 2
+EXECUTION_VERSION = 3
 """Part of every cache's name: raise it when a gold may end otherwise than before."""
 
 
@@ -75,17 +76,35 @@ def _key(record: Record) -> str:
 
 
 def _environment(project: str, limits: Limits) -> str:
-    """Hash of the versions that a package's tests depend on, of Python, and of how they are run."""
+    """Hash of what is installed, of the package's files, of Python, and of how its tests are run.
+
+    Whatever is installed may decide how a test ends: packages try what they do not depend on, too. And who works on a
+    package changes its files without raising its version.
+    """
     package = package_files(project)
-    names = sorted({canonical_name(project), "pytest", "hypothesis", *dependency_names(project)})
     parts = [
         str(EXECUTION_VERSION),
         platform.python_version(),
         str(package.root if package else Path()),
         str(limits.isolation.sandboxed),
-        *(f"{name}=={installed_version(name)}" for name in names),
+        *installed(),
+        *(_state(package.root / name) for name in ((*package.tests, *package.sources) if package else ())),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def installed() -> list[str]:
+    """``name==version`` of every installed distribution."""
+    found = importlib.metadata.distributions()
+    return sorted({f"{canonical_name(one.metadata['Name'] or '')}=={one.version}" for one in found})
+
+
+def _state(file: Path) -> str:
+    """Size and time of a file's last change; of one that is gone its name alone."""
+    with suppress(OSError):
+        found = file.stat()
+        return f"{file} {found.st_size} {found.st_mtime_ns}"
+    return str(file)
 
 
 def _verdict(values: Mapping[str, Any]) -> Verdict:

@@ -127,7 +127,9 @@ def _inspected_argument(call: ast.Call) -> ast.expr | None:
         return arguments[1] if len(arguments) > 1 else None
     if not arguments:
         return call.func.value if isinstance(call.func, ast.Attribute) else None
-    if name in ("asserttrue", "assertfalse", "assert_"):
+    if name == "assertfalse":
+        return _inspected_truth(ast.UnaryOp(ast.Not(), arguments[0]))  # as of `assert not`
+    if name in ("asserttrue", "assert_"):
         return _inspected_truth(arguments[0])
     found = _first_varying(arguments)
     if found is None and name.startswith(_OF_MOCKS) and isinstance(call.func, ast.Attribute):

@@ -121,6 +121,7 @@ def _mount(libc: ctypes.CDLL, source: str, target: Path, kind: str, flags: int, 
 
 def _build_root(libc: ctypes.CDLL, root: Path, readable: Sequence[Path], tmp_bytes: int, ids: tuple[int, int]) -> None:
     """Makes ``root`` the file system: ``readable`` at their own places and nothing else of the old one."""
+    os.umask(0o022)  # the program may be another user, who has to get through the folders that are made here
     _mount(libc, "none", Path("/"), "none", _MS_REC | _MS_PRIVATE)
     _mount(libc, "tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4m,mode=755")
     for name in ("proc", "etc", *_OPEN):

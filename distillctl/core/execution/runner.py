@@ -37,7 +37,7 @@ _REPORT_BYTES = 1 << 20
 _FUTURE_FLAGS = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
-_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 _GLANCE = 0.05  # seconds between two looks at the memory in use
 
 
@@ -176,6 +176,7 @@ class Runner:
         report: dict[str, Any] = {}
         try:
             os.setsid()
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # without a namespace nothing else ends it
             os.close(self._results)
             os.close(self._jobs.fileno())
             self._libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)

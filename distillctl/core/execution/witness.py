@@ -106,12 +106,17 @@ def other_values(value: Any) -> list[Any]:
     if isinstance(value, bool):
         return [not value, None, Opaque()]
     if isinstance(value, type):
-        same: list[Any] = [Opaque]
+        same: list[Any] = [Opaque, _does_nothing]  # a class may not take the arguments
     elif callable(value) and hasattr(value, "__name__"):
-        same = [lambda *arguments, **options: None]
+        same = [_does_nothing]
     else:
         same = [made for maker in _makers(value) if (made := _made(maker)) is not _NOTHING]
+        same += [_does_nothing] if callable(value) else []
     return [*same, None, Opaque(), False]
+
+
+def _does_nothing(*arguments: Any, **options: Any) -> None:
+    pass
 
 
 _NOTHING = object()

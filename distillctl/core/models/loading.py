@@ -303,7 +303,8 @@ def save_model(model: Any, tokenizer: Any, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with quiet_transformers():
-            model.save_pretrained(directory, safe_serialization=True)
+            # In one file, which checkpoints are read from: transformers 4 would cut it after 5 GB.
+            model.save_pretrained(directory, safe_serialization=True, max_shard_size=2**50)
             tokenizer.save_pretrained(directory)
         make_tokenizer_portable(directory)
     except (OSError, SafetensorError) as error:

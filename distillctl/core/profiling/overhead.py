@@ -53,7 +53,7 @@ def measure_overhead(
             folder = Path(name)
             bench = open_bench([baseline, candidate], request.shape, folder / "cache", reporter)
             return _measure(bench, baseline, candidate, request, reporter, folder, logs, trace)
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise RunError("out of memory on the device: give a smaller --batch-size, or fewer tokens") from error
 
 

@@ -22,7 +22,7 @@ from distillctl.core.training.memory import keep_freed_memory
 TIMEOUT = timedelta(hours=1)
 """Of a collective. Long work of one process (decoding, checkpoints) is not waited for in one, see ``Processes``."""
 
-DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+DEEPSPEED, FSDP = "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"
 
 REFUSED = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
@@ -72,7 +72,7 @@ def sharding_asked_for() -> Sharding | None:
 
     Raises UsageError for what is not done: FSDP1, wrapping by size, and :data:`REFUSED_OF_FSDP`.
     """
-    if not _is_on("ACCELERATE_USE_FSDP"):
+    if not _is_on(FSDP):
         return None
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
@@ -192,7 +192,11 @@ def make_accelerator(device: str, bf16: bool) -> Accelerator:
         torch.cuda.set_device(device)
     # Accelerate keeps its state in the process: a second run in it may want another precision.
     AcceleratorState._reset_state()
-    with _deepspeed_hidden():
+    alone = launched()[2] == 1
+    if alone:
+        _check_offload()
+    # One process has nothing to share out, and Accelerate would cut its student all the same. Several have to say it.
+    with _hidden(DEEPSPEED, *([FSDP] if alone else [])):
         accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision="bf16" if bf16 else "no",
@@ -205,15 +209,26 @@ def make_accelerator(device: str, bf16: bool) -> Accelerator:
     return accelerator
 
 
+def _check_offload() -> None:
+    """Raise UsageError where one process is asked to keep parts in the CPU's memory: they are whole, and on its GPU."""
+    sharding = sharding_asked_for()
+    zero = _without_auto(_deepspeed_file()).get("zero_optimization", {}) if _is_on(DEEPSPEED) else {}
+    places = [zero.get(name, {}).get("device", "none") for name in ("offload_optimizer", "offload_param")]
+    if places != ["none", "none"] or (sharding is not None and sharding.offload):
+        raise UsageError(
+            "Accelerate's configuration asks for offloading, which one process does not do: leave it out and set "
+            "training.gradient_checkpointing, or launch two processes or more"
+        )
+
+
 @contextmanager
-def _deepspeed_hidden() -> Iterator[None]:
+def _hidden(*variables: str) -> Iterator[None]:
     """Accelerate would let DeepSpeed start the processes' group, and every optimizer step go its own way."""
-    asked = os.environ.pop(DEEPSPEED, None)
+    asked = {name: os.environ.pop(name) for name in variables if name in os.environ}
     try:
         yield
     finally:
-        if asked is not None:
-            os.environ[DEEPSPEED] = asked
+        os.environ.update(asked)
 
 
 def wait_for(device: torch.device) -> None:

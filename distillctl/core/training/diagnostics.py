@@ -65,6 +65,16 @@ def stop(bad: BadStep, saved: str, way_on: str) -> NotFiniteError:
     )
 
 
+def way_on(on_nan: str, resumes: bool) -> str:
+    """What to do after such a stop: by what ``training.on_nan`` was, and whether the command can go on with a run."""
+    if on_nan == "skip":
+        found = f"{MOST_IN_A_ROW} steps in a row were not finite, and as many would be again"
+        return f"{found}: lower training.learning_rate, or set training.bf16=false, in a new run"
+    if not resumes:
+        return "A new run with --set training.on_nan=skip passes over such steps"
+    return "--resume --on-nan skip goes on without it"
+
+
 def too_many(skipped: Sequence[int]) -> bool:
     """Whether the last steps that were skipped (ascending) are so many in a row that going on makes no sense."""
     last = list(skipped[-MOST_IN_A_ROW:])

@@ -24,7 +24,7 @@ from distillctl.core.training.checkpoints import (
     optimizer_tensors,
     save_checkpoint,
 )
-from distillctl.core.training.diagnostics import BadStep, stop, too_many, write_diagnostics
+from distillctl.core.training.diagnostics import BadStep, stop, too_many, way_on, write_diagnostics
 from distillctl.core.training.interrupts import InterruptFlag
 from distillctl.core.training.random_state import restore_random_state
 from distillctl.core.training.resuming import check_same_processes, check_same_run
@@ -53,6 +53,7 @@ class Trainer:
         data_fingerprint: names the training records; a checkpoint of other data is refused.
         score_dev: F1 (points) of a model on the dev records; None scores nothing.
         processes: that train together; the main one writes the run's files.
+        resumes: whether the command that this serves can go on with a run; what to do after an error hangs on it.
     """
 
     def __init__(
@@ -63,12 +64,13 @@ class Trainer:
         data_fingerprint: str,
         score_dev: Callable[[Any], float] | None = None,
         processes: Processes = ALONE,
+        resumes: bool = True,
     ) -> None:
         self.stepper, self.config, self.plan = stepper, stepper.config, stepper.plan
         self.tokenizer, self.run = tokenizer, run
         self.data_fingerprint = data_fingerprint
         self.score_dev = score_dev if self.config.evaluation.on_epoch_end else None
-        self.processes = processes
+        self.processes, self.resumes = processes, resumes
         self.state = TrainerState(0, 0, data_fingerprint, {}, processes=stepper.accelerator.num_processes)
 
     def train(self, reporter: Reporter, checkpoint: Checkpoint | None = None) -> TrainingResult:
@@ -129,7 +131,7 @@ class Trainer:
             saved = self.processes.share(partial(write_diagnostics, self.run, bad))
             skipped = [*self.state.skipped, number + 1]
             if self.config.training.on_nan == "stop" or too_many(skipped):
-                raise stop(bad, saved, "--resume --on-nan skip goes on without it") from error
+                raise stop(bad, saved, way_on(self.config.training.on_nan, self.resumes)) from error
             self.state = replace(self.state, step=number + 1, skipped=skipped)
             if self.processes.is_main:  # at once: whatever becomes of the run, this is not forgotten
                 self.run.note(training={"skipped_steps": skipped})

@@ -11,7 +11,7 @@ from distillctl.core.analysis.acceptance import acceptance
 from distillctl.core.analysis.comparison import Comparison, compare
 from distillctl.core.analysis.drawing import to_png
 from distillctl.core.analysis.markdown import to_markdown
-from distillctl.core.analysis.plots import draw_plots, make_figures
+from distillctl.core.analysis.plots import make_figures
 from distillctl.core.analysis.report import build_report, command_line
 from distillctl.core.analysis.run_data import RunData, read_run
 from distillctl.core.analysis.tables import arms_by_seed_table, arms_table, seeds_table
@@ -86,7 +86,7 @@ def test_the_two_arms_are_as_without_others(runs: dict[str, RunData]) -> None:
     assert alone.differences == beside.differences
     assert acceptance(alone) == acceptance(beside)
     assert arms_table(alone) is None
-    assert "arms.png" not in draw_plots(alone)
+    assert "arms.png" not in make_figures(alone)
 
 
 def test_step_time_is_a_ratio_or_a_dash(runs: dict[str, RunData]) -> None:
@@ -110,7 +110,7 @@ def test_the_report_names_them(runs: dict[str, RunData]) -> None:
     assert "![Difference of each arm from the baseline with its 95 % interval](arms.png)" in text
     assert "| `objective.jsd.temperature` | `1.0` | `2.0` |" in text
     assert command_line(comparison).endswith(f"--arm warm={runs['c14'].path}")
-    assert draw_plots(comparison)["arms.png"].startswith(b"\x89PNG")
+    assert to_png(make_figures(comparison)["arms.png"]).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", [r"$\foo$", "a_$x$", "日本語", "long " * 60])

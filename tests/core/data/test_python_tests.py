@@ -363,6 +363,11 @@ def test_one_line_takes_any_text(text: str) -> None:
     assert line is None or "\n" not in line
 
 
+def test_an_integer_of_too_many_digits_leaves_its_assertion_alone() -> None:
+    digits = "f" * 4000  # Python reads it, and does not write it in decimals
+    assert one_line(f"assert f() == (\n    0x{digits}\n)") is None
+
+
 @pytest.mark.parametrize("tuples", [0, 3])
 def test_a_long_table_is_joined_without_parsing_it_for_each_comma(tuples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     parses = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from distillctl.core.execution import execute as execution
 from distillctl.core.execution.execute import execute
 from distillctl.core.execution.gold_cache import GoldCache
 from distillctl.core.execution.outcomes import EMPTY, ERROR, FAILED, NOT_PLACED, PASSED, Verdict, is_stored_execution
-from distillctl.core.execution.placing import Place
+from distillctl.core.execution.placing import Place, package_files
 from distillctl.core.execution.sandbox import Isolation
 from distillctl.core.execution.session import Limits, Session
 from tests.core.execution.shelf import install_shelf, skip_without_sandbox
@@ -134,7 +135,14 @@ def test_another_version_or_isolation_is_another_cache(
     GoldCache("shelf", LIMITS).add({record.id: Verdict(PASSED, True, "", ("a",), True)}, {record.id: record})
     assert GoldCache("shelf", LIMITS).get(record) == Verdict(PASSED, True, "", ("a",), True)
     assert GoldCache("shelf", Limits(30.0, Isolation(sandboxed=False))).get(record) is None
-    monkeypatch.setattr("distillctl.core.execution.gold_cache.installed_version", lambda name: "9.9")
+    with monkeypatch.context() as patch:
+        patch.setattr("distillctl.core.execution.gold_cache.installed", lambda: ["shelf==9.9"])
+        assert GoldCache("shelf", LIMITS).get(record) is None
+    assert GoldCache("shelf", LIMITS).get(record) is not None
+    package = package_files("shelf")
+    assert package is not None
+    file = package.root / package.tests[0]
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))  # somebody worked on it
     assert GoldCache("shelf", LIMITS).get(record) is None
 
 

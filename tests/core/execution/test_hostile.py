@@ -184,8 +184,9 @@ def test_slow_attacks_do_not_pass(attack: str, hasty: Session, record: Record) -
 
 
 @pytest.mark.slow
-def test_nothing_outlives_a_session(record: Record) -> None:
-    with open_session(record, timeout=60) as session:
+@pytest.mark.parametrize("sandboxed", [True, False])
+def test_nothing_outlives_a_session(sandboxed: bool, record: Record) -> None:
+    with open_session(record, timeout=60, sandboxed=sandboxed) as session:
         place = find_place(record)
         assert place is not None
         running = threading.Thread(

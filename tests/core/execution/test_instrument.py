@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import unittest
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
@@ -64,6 +65,11 @@ MEANINGFUL = [
     "self.assertIsNone(y)",
     "self.assertIn('a', text)",
     "self.assertRaises(ZeroDivisionError, divide, 1, 0)",
+    "self.assertRaises(ValueError, int, text)",
+    "self.assertRaises(TypeError, int, y)",
+    "self.assertRaises(ZeroDivisionError, halved, 0)",
+    "self.assertFalse(isinstance(x, str))",
+    "self.assertFalse(hasattr(x, 'size'))",
     "mock.assert_called()",
     "mock.assert_any_call(1, 'a')",
     "mock.assert_called_once_with(1, 'a')",
@@ -88,6 +94,7 @@ MEANINGFUL = [
 ]
 HOLLOW = [
     "assert not x != x",
+    "self.assertFalse(isinstance(x, object) and False)",
     "assert x != x + 1",
     "self.assertFalse(x != x)",
     "assert x == x",
@@ -110,10 +117,14 @@ EMPTY = [
 ]
 
 
+def divide(a: float, b: float) -> float:
+    return a / b
+
+
 def names() -> dict[str, Any]:
     mock = Mock()
     mock(1, "a")
-    return {"x": 3, "y": None, "text": "abc", "divide": lambda a, b: a / b, "mock": mock}
+    return {"x": 3, "y": None, "text": "abc", "divide": divide, "halved": partial(divide, 1), "mock": mock}
 
 
 @pytest.mark.parametrize("assertion", MEANINGFUL)

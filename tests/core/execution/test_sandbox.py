@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distillctl.core.execution.sandbox import PROCESSES, Isolation, Started
+from distillctl.core.execution.sandbox import PROCESSES, Isolation, Started, refusal
 
 SPAWNS = """
 import json, os, sys, time
@@ -43,3 +43,12 @@ def test_the_processes_of_one_sandbox_are_not_counted_as_anothers() -> None:
     users = {answer["user"] for answer in answers}
     assert len(users) == 3
     assert 0 not in users
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's program is another user")
+def test_a_strict_umask_is_no_obstacle() -> None:
+    usual = os.umask(0o077)
+    try:
+        assert refusal.__wrapped__() == refusal()
+    finally:
+        os.umask(usual)

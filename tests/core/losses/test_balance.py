@@ -147,19 +147,20 @@ def test_a_resumed_balance_goes_on_to_the_last_bit() -> None:
         second.load_state_dict(BandBalance({"focal": 1.0}).state_dict())
 
 
-@pytest.mark.parametrize("size", [8, 3, 1])
-def test_the_objective_is_corrected_alike_for_every_split(size: int) -> None:
+@pytest.mark.parametrize(("size", "steps"), [(8, 120), (3, 40), (1, 40)])
+def test_the_objective_is_corrected_alike_for_every_split(size: int, steps: int) -> None:
     world = make_world(LENGTHS)
     objective = make_objective(beta=100.0, balance=BandBalance({**BASE, "semantic": 100.0}))
     _, report = run_step(objective, world, size)
     assert report.scales["semantic"] == 100.0  # the step itself has the scale it began with
     assert set(report.rebalanced) == {"semantic", "jsd"}
-    for _ in range(120):
+    for _ in range(steps):
         _, report = run_step(objective, world, size, separate=False)
-    scaled = [report.scales[name] * report.losses[name] for name in BASE]
-    assert all(max(a / b, b / a) <= 2 for a, b in combinations(scaled, 2))
+    if steps == 120:  # long enough to be in the band
+        scaled = [report.scales[name] * report.losses[name] for name in BASE]
+        assert all(max(a / b, b / a) <= 2 for a, b in combinations(scaled, 2))
     reference = make_objective(beta=100.0, balance=BandBalance({**BASE, "semantic": 100.0}))
-    for _ in range(121):
+    for _ in range(steps + 1):
         run_step(reference, world, 8, separate=False)
     assert objective.scales == pytest.approx(reference.scales, rel=1e-9)
 

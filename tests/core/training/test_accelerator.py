@@ -15,6 +15,7 @@ from distillctl.core.config import load_config
 from distillctl.core.errors import UsageError
 from distillctl.core.training import accelerator
 from distillctl.core.training.accelerator import (
+    FSDP,
     REFUSED,
     Sharding,
     computes_in_bf16,
@@ -68,6 +69,24 @@ def test_what_is_not_done_is_refused_and_says_what_to_use(launch: pytest.MonkeyP
         make_accelerator("cpu", bf16=False)
     launch.setenv(variable, "false")
     assert make_accelerator("cpu", bf16=False).num_processes == 1
+
+
+def test_one_process_is_not_cut_by_accelerate(launch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+    make = accelerator.Accelerator
+
+    def made(**options: Any) -> Any:
+        seen.append(os.environ.get(FSDP))
+        return make(**options)
+
+    launch.setattr(accelerator, "Accelerator", made)
+    launch.setenv(FSDP, "true")
+    launch.setenv("FSDP_VERSION", "2")
+    assert make_accelerator("cpu", bf16=False).num_processes == 1
+    assert (seen, os.environ[FSDP]) == ([None], "true")
+    launch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    with pytest.raises(UsageError, match="asks for offloading, which one process does not do"):
+        make_accelerator("cpu", bf16=False)
 
 
 def test_shards_are_as_accelerates_configuration_says(launch: pytest.MonkeyPatch) -> None:
@@ -128,6 +147,9 @@ def test_deepspeed_is_asked_for_by_accelerates_variables(launch: pytest.MonkeyPa
     assert asked["zero_optimization"]["stage"] == 3
     assert asked["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert asked["gradient_clipping"] == 0.5
+    with pytest.raises(UsageError, match="asks for offloading, which one process does not do"):
+        make_accelerator("cpu", bf16=False)
+    launch.delenv("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE")
     assert make_accelerator("cpu", bf16=False).num_processes == 1
     assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
 

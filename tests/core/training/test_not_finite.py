@@ -146,7 +146,16 @@ def test_a_run_that_stopped_goes_on_without_the_bad_step(
 
 def test_a_student_that_is_nan_for_good_stops_after_all(make: Make) -> None:
     trainer = poison(make("run", SKIP, "training.max_steps=30"), *range(2, 31))
-    with pytest.raises(RunError, match=rf"step {MOST_IN_A_ROW + 1}: "):
+    with pytest.raises(RunError, match=rf"step {MOST_IN_A_ROW + 1}: ") as caught:
+        run(trainer)
+    assert "lower training.learning_rate" in str(caught.value)
+    assert "--on-nan" not in str(caught.value)  # it is on
+
+
+def test_a_command_that_cannot_resume_is_not_told_to(make: Make) -> None:
+    trainer = poison(make("run"), 2)
+    trainer.resumes = False
+    with pytest.raises(RunError, match=r"A new run with --set training\.on_nan=skip"):
         run(trainer)
 
 
