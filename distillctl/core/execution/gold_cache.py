@@ -82,13 +82,14 @@ def _environment(project: str, limits: Limits) -> str:
     package changes its files without raising its version.
     """
     package = package_files(project)
+    files = [package.root / name for name in (*package.tests, *package.sources)] if package else []
     parts = [
         str(EXECUTION_VERSION),
         platform.python_version(),
         str(package.root if package else Path()),
         str(limits.isolation.sandboxed),
         *installed(),
-        *(_state(package.root / name) for name in ((*package.tests, *package.sources) if package else ())),
+        *(_state(file) for file in files),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
