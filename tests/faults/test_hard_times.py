@@ -156,7 +156,7 @@ def test_a_second_process_on_one_directory_is_told_who_is_there(tiny: Tiny, tmp_
         time.sleep(0.01)
     for flags in (("--resume",), ("--overwrite",)):
         assert cli.run(tiny.argv("train", tmp_path / "run", flags=flags)) == 2
-        assert_told(capsys, f"in use by process {holder} on ", "--output-dir")
+        assert_told(capsys, f"in use by process {holder} on ", "choose another directory")
     os.kill(holder, signal.SIGKILL)
     os.waitpid(holder, 0)
     assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == holder

@@ -40,7 +40,7 @@ _NOT_THE_MODEL = (
 )
 """Of a config: where it lies, what wrote it, and what changes nothing that the model says."""
 
-_PICKLED = re.compile(r"cannot be loaded with `safetensors`|safetensors conversion")
+_NOT_SAFE = re.compile(r"cannot be loaded with `safetensors`|safetensors conversion")
 """What transformers says of a hub model without safetensors; a download that broke off may name the file, too."""
 _CONVERT = (
     "pytorch_model.bin, which can run code when loaded. Convert it once, outside distillctl, with "
@@ -97,7 +97,7 @@ def _not_loadable(name: str, role: str, error: Exception) -> UsageError | DataEr
                 f"{role} {name!r}: {reason}. If you trust it, allow the code of one commit of it: --trust-remote-code "
                 "ROLE=COMMIT (teacher, encoder or student; 40 hex digits), or --set ROLE.trusted_revision=COMMIT"
             )
-    if _PICKLED.search(str(error)) and not Path(model_path(name)).is_dir():
+    if _NOT_SAFE.search(str(error)) and not Path(model_path(name)).is_dir():
         return UsageError(f"{role} {name!r}: the hub has no safetensors of it at hand, only {_CONVERT}")
     if Path(model_path(name)).is_dir():
         return DataError(f"{role} {name!r}: a file in this directory is damaged or does not fit the others: {reason}")
