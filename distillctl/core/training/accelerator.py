@@ -223,7 +223,7 @@ def _check_offload() -> None:
 
 @contextmanager
 def _hidden(*variables: str) -> Iterator[None]:
-    """Accelerate would let DeepSpeed start the processes' group, and every optimizer step go its own way."""
+    """Without these variables. By DEEPSPEED, Accelerate would let DeepSpeed start the group and go its own way."""
     asked = {name: os.environ.pop(name) for name in variables if name in os.environ}
     try:
         yield
